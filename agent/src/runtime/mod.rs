@@ -1,0 +1,225 @@
+//! The seam to what runs containers. `containerd.rs` is the real one and the only file that speaks to
+//! containerd; `fake.rs` is for tests. Everything here is idempotent, because the caller may have been
+//! killed after any step and will ask again.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use teamster_values::AbsolutePath;
+
+use crate::assignment::{AttemptId, Resources};
+
+/// Runs containers on this node.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// The image behind a reference, as it is on this node.
+    async fn image(&self, reference: &str) -> Result<Image, RuntimeError>;
+
+    /// Makes the attempt's cgroup with its limits. Containers of the attempt go below it.
+    async fn prepare_attempt(&self, id: AttemptId, limits: &Resources) -> Result<(), RuntimeError>;
+
+    /// Makes a container, not started. One that exists under this id and was made for the same attempt is
+    /// taken as it is; a half-made one is made anew.
+    async fn create(&self, container: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Starts a created container. One that runs or has ended is left alone.
+    async fn start(&self, id: ContainerId) -> Result<(), RuntimeError>;
+
+    /// What containerd knows of a container now.
+    async fn state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError>;
+
+    /// Waits for the end of a started container, through restarts of containerd. `Err(NotFound)` means that
+    /// it is gone and its exit code with it.
+    async fn wait(&self, id: ContainerId) -> Result<Exit, RuntimeError>;
+
+    /// Sends a signal to the container's first process. One that is gone is fine.
+    async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError>;
+
+    /// Removes a container that does not run (a running one is killed first): task, snapshot, record,
+    /// lease. One that is gone is fine.
+    async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError>;
+
+    /// Kills whatever is left in the attempt's cgroup, sees that it is empty and removes it. Call it after
+    /// the last container was removed.
+    async fn release_attempt(&self, id: AttemptId) -> Result<(), RuntimeError>;
+
+    /// Every container of ours that exists here.
+    async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError>;
+
+    /// Names and versions of what runs containers here, for people.
+    async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError>;
+}
+
+/// One executor's container: `<task>-<attempt>-<executor>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId {
+    /// The attempt it belongs to.
+    pub attempt: AttemptId,
+    /// Index of the executor.
+    pub executor: u32,
+}
+
+impl std::fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.attempt, self.executor)
+    }
+}
+
+impl std::str::FromStr for ContainerId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('-');
+        let (Some(task), Some(attempt), Some(executor), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(());
+        };
+        let attempt =
+            AttemptId { task: task.parse().map_err(|_| ())?, attempt: attempt.parse().map_err(|_| ())? };
+        Ok(Self { attempt, executor: executor.parse().map_err(|_| ())? })
+    }
+}
+
+/// An image on this node, and all of its configuration that is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Full name: `docker.io/library/busybox:latest`.
+    pub name: String,
+    /// Digest of what the name stands for, `sha256:…`.
+    pub digest: String,
+    /// Chain id of the topmost layer: the parent of the container's snapshot.
+    pub chain_id: String,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Where commands run unless the task says otherwise.
+    pub workdir: Option<AbsolutePath>,
+}
+
+/// Everything that a runtime must know to make a container. `task/plan.rs` makes it; nothing in it comes
+/// from an image but what [`Image`] holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub id: ContainerId,
+    /// What it runs in.
+    pub image: Image,
+    /// The exact argv.
+    pub args: Vec<String>,
+    /// `KEY=value`, complete.
+    pub env: Vec<String>,
+    /// Where the command runs.
+    pub workdir: AbsolutePath,
+    /// A private directory for the working directory, used only when the image has none there and no bind
+    /// covers it.
+    pub workdir_scratch: PathBuf,
+    /// Directories of the host, outermost first.
+    pub binds: Vec<Bind>,
+    /// Whom it runs as.
+    pub identity: Identity,
+    /// Most processes and threads at one time, over the whole attempt.
+    pub pids_max: u64,
+    /// Limits; the attempt's cgroup holds them.
+    pub limits: Resources,
+    /// File whose content is standard input; nothing when absent.
+    pub stdin: Option<PathBuf>,
+    /// Existing file that gets standard output.
+    pub stdout: PathBuf,
+    /// Existing file that gets standard error.
+    pub stderr: PathBuf,
+    /// A root-only directory for generated files such as `/etc/passwd`.
+    pub private: PathBuf,
+}
+
+/// A directory of the host, shown in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host; nothing that a task can write lies above it.
+    pub source: PathBuf,
+    /// In the container.
+    pub destination: AbsolutePath,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Whether mounts made below it later show up in the container: for shared storage.
+    pub follows_mounts: bool,
+}
+
+/// Whom a task runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// User id, never 0.
+    pub uid: u32,
+    /// Group id, never 0.
+    pub gid: u32,
+}
+
+/// What is known of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// There is none.
+    Missing,
+    /// Made, not started.
+    Created,
+    /// It runs.
+    Running,
+    /// It ended.
+    Exited(Exit),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; 128 + signal for a signal.
+    pub code: u32,
+    /// When, by the runtime's clock.
+    pub at: Timestamp,
+    /// Whether the kernel killed something in it for memory.
+    pub out_of_memory: bool,
+}
+
+/// The two signals that the agent sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Please end.
+    Term,
+    /// End.
+    Kill,
+}
+
+/// Why a runtime did not do as asked. The texts fit after "failed to …:".
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// Nobody answers; it may come back.
+    #[error("containerd does not answer: {0}")]
+    Unavailable(String),
+    /// The image is not on this node.
+    #[error("image '{reference}' is not on this node; import it with `teamster image import FILE`")]
+    ImageNotFound {
+        /// As the user wrote it.
+        reference: String,
+    },
+    /// The reference or the image itself is no good; it will not be elsewhere either.
+    #[error("image '{reference}' cannot be used: {reason}")]
+    ImageUnusable {
+        /// As the user wrote it.
+        reference: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no such container, or no such task in it.
+    #[error("container {0} is gone")]
+    NotFound(ContainerId),
+    /// The command could not be executed: no such file in the image, not executable, bad working directory.
+    /// The user's error, told in runc's own words.
+    #[error("cannot start the command: {0}")]
+    CommandUnusable(String),
+    /// Anything else that this node could not do.
+    #[error("{action}: {reason}")]
+    Failed {
+        /// What was tried.
+        action: String,
+        /// What came back.
+        reason: String,
+    },
+}

@@ -1,0 +1,2 @@
+//! The program `teamster`.
+fn main() {}

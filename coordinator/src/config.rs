@@ -1,0 +1,155 @@
+//! What the operator wrote, checked. Unknown keys are refused; sizes and times carry units.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use teamster_values::{AbsolutePath, Period};
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the database lives.
+    pub data_dir: PathBuf,
+    /// Listener of the REST API.
+    pub http: SocketAddr,
+    /// Listener for agents.
+    pub agents: SocketAddr,
+    /// Allows listeners that others can reach although anybody who reaches them may do anything.
+    pub insecure_open: bool,
+    /// Paths of shared storage that agents may offer; input and output URLs must lie below one of them.
+    pub storage: Vec<AbsolutePath>,
+    /// How long an attempt may go on without its agent being heard.
+    pub lease: Period,
+    /// The same for tasks that say `preemptible`.
+    pub preemptible_lease: Period,
+    /// How long after a lease's end its attempt is held to be dead.
+    pub lease_margin: Period,
+    /// What happens to an attempt that the infrastructure lost after its first executor had started.
+    pub retry_started: RetryStarted,
+    /// How many attempts in all are made while the infrastructure fails them.
+    pub max_attempts: u32,
+    /// Time between two heartbeats of an agent; a session is given up after four of them in silence.
+    pub heartbeat: Period,
+}
+
+/// What happens to an attempt that is lost after its first executor had started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryStarted {
+    /// It is run again only where the task says `preemptible`.
+    IfPreemptible,
+    /// It is always run again.
+    Always,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/teamster/coordinator".into(),
+            http: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            agents: SocketAddr::from(([127, 0, 0, 1], 8002)),
+            insecure_open: false,
+            storage: Vec::new(),
+            lease: Period(Duration::from_secs(60 * 60)),
+            preemptible_lease: Period(Duration::from_secs(2 * 60)),
+            lease_margin: Period(Duration::from_secs(2 * 60)),
+            retry_started: RetryStarted::IfPreemptible,
+            max_attempts: 4,
+            heartbeat: Period(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML of this form.
+    #[error("parse {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of range.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The key.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what would be unsafe or could never work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |field, reason: &str| Err(ConfigError::Invalid { field, reason: reason.to_owned() });
+        if !self.data_dir.is_absolute() {
+            return refuse("data_dir", "must be an absolute path");
+        }
+        for (field, address) in [("http", self.http), ("agents", self.agents)] {
+            if !address.ip().is_loopback() && !self.insecure_open {
+                return Err(ConfigError::Invalid {
+                    field,
+                    reason: format!(
+                        "{address} can be reached from other machines and nothing checks who calls; listen on \
+                         127.0.0.1, or say `insecure_open = true` (--insecure-open) if the network is closed"
+                    ),
+                });
+            }
+        }
+        if self.max_attempts == 0 {
+            return refuse("max_attempts", "must be at least 1");
+        }
+        if self.heartbeat.0 < Duration::from_millis(100) {
+            return refuse("heartbeat", "must be at least \"100ms\"");
+        }
+        if self.preemptible_lease.0 < 4 * self.heartbeat.0 || self.lease.0 < 4 * self.heartbeat.0 {
+            return refuse("lease, preemptible_lease", "must be at least four heartbeats");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_address_needs_a_word() {
+        let mut config: Config = toml::from_str("http = '0.0.0.0:8000'").unwrap();
+        assert!(config.check().unwrap_err().to_string().contains("insecure"), "names the way out");
+        config.insecure_open = true;
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn refuses_unknown_keys_and_bare_numbers() {
+        assert!(toml::from_str::<Config>("colour = 'red'").is_err());
+        assert!(toml::from_str::<Config>("lease = 60").is_err());
+        let config: Config = toml::from_str("lease = '2h'\nretry_started = 'always'").unwrap();
+        assert_eq!(config.lease.0, Duration::from_secs(7200));
+    }
+}

@@ -1,0 +1,11 @@
+//! Teamster's wire contracts, generated from `proto/`. No logic lives here: each side converts these
+//! messages to its own words at its edge.
+
+/// Coordinator and agents: one session stream per agent.
+pub mod agent {
+    /// Version 1 of the contract.
+    #[allow(missing_docs, reason = "generated; the .proto file carries the documentation")]
+    pub mod v1 {
+        tonic::include_proto!("teamster.agent.v1");
+    }
+}
