@@ -1,5 +1,9 @@
 //! The coordinator: holds the TES API, decides where each task runs, and keeps all task state. It runs no
 //! task and mounts nothing.
 
+pub mod api;
+pub mod board;
 pub mod config;
+pub mod controller;
 pub mod spec;
+pub mod store;

@@ -1,0 +1,1 @@
+//! TES in, TES out.

@@ -1,0 +1,100 @@
+//! What may be seen without asking the controller: the nodes and how far live tasks are. The controller
+//! publishes it after each commit, so nothing here is ever ahead of the disk. Readers take a snapshot and
+//! hold no lock while they use it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// The published state.
+#[derive(Debug, Default)]
+pub struct Board {
+    current: RwLock<Arc<View>>,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Every node that is known, by id.
+    pub nodes: Arc<Vec<NodeView>>,
+    /// How far live tasks are, by sequence number; a task that has not begun to run has no entry.
+    pub progress: Arc<BTreeMap<u64, Progress>>,
+    /// Why tasks that no known node could ever hold are waiting.
+    pub unplaceable: Arc<BTreeMap<u64, String>>,
+}
+
+/// What runs now of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Index of the executor.
+    pub executor: u32,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A node, as `GET /v1/nodes` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeView {
+    /// Its stable name.
+    pub id: String,
+    /// `READY` or `DISCONNECTED`.
+    pub state: NodeState,
+    /// When it was last seen to connect or go.
+    pub since: Timestamp,
+    /// What it offers.
+    pub capacity: Amount,
+    /// What is not set aside for a task.
+    pub free: Amount,
+    /// How many tasks are assigned to it.
+    pub tasks: usize,
+    /// The storage it offers.
+    pub storage: Vec<StorageView>,
+    /// Versions of what runs there.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// Whether a node takes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum NodeState {
+    /// Its agent is connected.
+    Ready,
+    /// Its agent is not; what runs there is left as it is until its lease ends.
+    Disconnected,
+}
+
+/// An amount of resources, in thousandths of a CPU and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Amount {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of scratch space.
+    pub disk_bytes: u64,
+}
+
+/// A storage on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StorageView {
+    /// Its name.
+    pub name: String,
+    /// Where tasks see it.
+    pub path: String,
+    /// Whether it is usable.
+    pub ok: bool,
+}
+
+impl Board {
+    /// The latest snapshot.
+    pub fn view(&self) -> Arc<View> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the snapshot. Only the controller calls this.
+    pub(crate) fn publish(&self, view: View) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+}

@@ -1,0 +1,57 @@
+//! How the rest of the coordinator speaks to the controller.
+
+use std::sync::Arc;
+
+use teamster_values::TaskId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Event;
+use crate::spec::TaskSpec;
+
+/// A way to the controller's inbox. Waits while the inbox is full: callers feel the pressure, memory does not.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Event>,
+}
+
+/// The controller has stopped; the process is about to end.
+#[derive(Debug, thiserror::Error)]
+#[error("the coordinator is stopping")]
+pub struct Stopped;
+
+/// What became of a request to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelAnswer {
+    /// It is on disk that the task shall end, or the task had ended before.
+    Accepted,
+    /// There is no such task.
+    Unknown,
+}
+
+impl Handle {
+    pub(super) fn new(inbox: mpsc::Sender<Event>) -> Self {
+        Self { inbox }
+    }
+
+    /// Accepts a task for `owner`. The answer means that it is on disk.
+    pub async fn submit(&self, owner: String, spec: Arc<TaskSpec>) -> Result<TaskId, Stopped> {
+        self.ask(|reply| Event::Submitted { owner, spec, reply }).await
+    }
+
+    /// Cancels a task. The answer means that the wish is on disk.
+    pub async fn cancel(&self, task: TaskId) -> Result<CancelAnswer, Stopped> {
+        self.ask(|reply| Event::CancelRequested { task, reply }).await
+    }
+
+    /// Posts an event that has no answer.
+    pub(crate) async fn post(&self, event: Event) -> Result<(), Stopped> {
+        self.inbox.send(event).await.map_err(|_| Stopped)
+    }
+
+    /// Posts an event and waits for its answer.
+    pub(crate) async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.post(event(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
