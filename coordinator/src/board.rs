@@ -3,10 +3,12 @@
 //! hold no lock while they use it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use teamster_values::ByteCount;
 
 /// The published state.
 #[derive(Debug, Default)]
@@ -21,8 +23,6 @@ pub struct View {
     pub nodes: Arc<Vec<NodeView>>,
     /// How far live tasks are, by sequence number; a task that has not begun to run has no entry.
     pub progress: Arc<BTreeMap<u64, Progress>>,
-    /// Why tasks that no known node could ever hold are waiting.
-    pub unplaceable: Arc<BTreeMap<u64, String>>,
 }
 
 /// What runs now of a task.
@@ -85,6 +85,51 @@ pub struct StorageView {
     pub path: String,
     /// Whether it is usable.
     pub ok: bool,
+}
+
+impl View {
+    /// Why a queued task with this need, and these storage paths, waits for a node that is not there:
+    /// none when some known node could hold it, if not now then later.
+    pub fn why_unplaceable(&self, need: Amount, storages: &[&str]) -> Option<String> {
+        if self.nodes.is_empty() {
+            return Some("waiting for a node: none has ever connected".to_owned());
+        }
+        let large_enough: Vec<_> = self.nodes.iter().filter(|node| node.capacity.covers(need)).collect();
+        if large_enough.is_empty() {
+            return Some(format!(
+                "waiting for a larger node: the task needs {need}, and no known node has that much"
+            ));
+        }
+        let offers = |node: &NodeView, path: &str| node.storage.iter().any(|offer| offer.path == path);
+        if large_enough.iter().any(|node| storages.iter().all(|path| offers(node, path))) {
+            return None;
+        }
+        Some(format!(
+            "waiting for a node with the storage {}: no known node that is large enough offers it",
+            storages.join(", ")
+        ))
+    }
+}
+
+impl Amount {
+    /// Whether this is at least as much of everything.
+    pub fn covers(&self, need: Amount) -> bool {
+        self.cpu_milli >= need.cpu_milli
+            && self.memory_bytes >= need.memory_bytes
+            && self.disk_bytes >= need.disk_bytes
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} CPU, {} memory and {} disk",
+            self.cpu_milli as f64 / 1000.0,
+            ByteCount(self.memory_bytes),
+            ByteCount(self.disk_bytes)
+        )
+    }
 }
 
 impl Board {
