@@ -1,1 +1,22 @@
-//! Task state on disk.
+//! Task state on disk, in one redb file. The controller's thread owns the one [`Writer`]; everybody else
+//! reads snapshots through a [`Reader`]. Nothing here decides anything: it keeps what it is given.
+//!
+//! What is big (specs, logs) is written once; the row that changes while a task lives is small.
+
+mod error;
+mod migrations;
+mod open;
+mod page;
+mod reader;
+mod record;
+mod tables;
+mod writer;
+
+pub use error::StoreError;
+pub use open::{Opened, open};
+pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
+pub use reader::{Reader, Status, StoredTask, Want};
+pub use record::{
+    AttemptLog, ExecutorLog, FinalRow, FinalState, Head, LiveRow, LiveState, Outcome, OutputFileLog, Shown,
+};
+pub use writer::{Change, Writer};

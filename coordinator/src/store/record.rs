@@ -1,0 +1,279 @@
+//! What the rows hold, and their form on disk: one byte that names the version of the form, then JSON.
+//! A row of a version that this program does not know is refused, never guessed at.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use teamster_values::TaskId;
+
+/// The one version of the form so far.
+const VERSION: u8 = 1;
+
+/// What lists need of a task. Never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Public id.
+    pub id: TaskId,
+    /// The user's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whose it is.
+    pub owner: String,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// The user's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The small row of a task that has not ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveRow {
+    /// Where it stands.
+    pub state: LiveState,
+    /// Number of the current attempt, or of the last one while none is under way; 0 before the first.
+    pub attempt: u32,
+    /// Where the attempt is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Since when the attempt is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// How many attempts the infrastructure has failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tries: u32,
+    /// The node that failed it last; another one is preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoid: Option<String>,
+    /// Words for the system log that belong to no ended attempt. They go over into the final row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// State of a task that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LiveState {
+    /// Waits for a node.
+    Queued,
+    /// A node prepares it.
+    Initializing,
+    /// Its executors run.
+    Running,
+    /// Its executors have ended with this outcome; outputs are being put in place.
+    Finalizing(Outcome),
+    /// It is being stopped.
+    Canceling {
+        /// What clients see meanwhile.
+        shown: Shown,
+    },
+}
+
+/// How the executors ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Outcome {
+    /// Well.
+    Complete,
+    /// One failed.
+    ExecutorError,
+}
+
+/// What clients see of a task that is being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Shown {
+    /// It had been waiting.
+    Queued,
+    /// It had been prepared.
+    Initializing,
+    /// It had been running.
+    Running,
+}
+
+/// How a task ended. The numbers are the keys of an index on disk: never change one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[repr(u8)]
+pub enum FinalState {
+    /// All went well.
+    Complete = 1,
+    /// The user's command failed.
+    ExecutorError = 2,
+    /// We failed.
+    SystemError = 3,
+    /// Somebody stopped it.
+    Canceled = 4,
+}
+
+/// The row of a task that has ended. Never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinalRow {
+    /// How it ended.
+    pub state: FinalState,
+    /// Words for the system log that belong to no attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What an attempt left behind. Written once.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttemptLog {
+    /// Where it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Timestamp>,
+    /// The executors that ended, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub executors: Vec<ExecutorLog>,
+    /// The files that were put in place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputFileLog>,
+    /// What the system has to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub system_logs: Vec<String>,
+    /// Figures and names that clients may like to know.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What an executor left behind.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecutorLog {
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Timestamp>,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// The end of its standard output.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stdout: String,
+    /// The end of its standard error.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+    /// Whether the kernel killed it because its memory was used up.
+    #[serde(skip_serializing_if = "is_false")]
+    pub out_of_memory: bool,
+}
+
+/// A file that was put in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFileLog {
+    /// Where it is now.
+    pub url: String,
+    /// Where the container wrote it.
+    pub path: String,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+impl LiveRow {
+    /// A task that was just accepted.
+    pub fn queued() -> Self {
+        Self {
+            state: LiveState::Queued,
+            attempt: 0,
+            node: None,
+            since: None,
+            tries: 0,
+            avoid: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_false(truth: &bool) -> bool {
+    !truth
+}
+
+/// The form on disk of `row`.
+pub(super) fn encode(row: &impl Serialize) -> Vec<u8> {
+    encode_after(&[], row)
+}
+
+/// The row that [`encode`] made; the text says why not.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (version, json) = bytes.split_first().ok_or("it is empty")?;
+    if *version != VERSION {
+        return Err(format!("its form has version {version}, this program knows version {VERSION}"));
+    }
+    serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+/// A live row carries its task's id in front of the JSON, so that a restart reads no other table.
+pub(super) fn encode_live(id: &TaskId, row: &LiveRow) -> Vec<u8> {
+    encode_after(id.as_bytes(), row)
+}
+
+/// The id and row that [`encode_live`] made.
+pub(super) fn decode_live(bytes: &[u8]) -> Result<(TaskId, LiveRow), String> {
+    let (version, rest) = bytes.split_first().ok_or("it is empty")?;
+    if *version != VERSION {
+        return Err(format!("its form has version {version}, this program knows version {VERSION}"));
+    }
+    let (id, json) = rest.split_first_chunk::<16>().ok_or("it is cut short")?;
+    let row = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok((TaskId::from_bytes(*id), row))
+}
+
+fn encode_after(prefix: &[u8], row: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(prefix);
+    serde_json::to_writer(&mut bytes, row).expect("rows have text keys and no failing serializer");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_survive_a_round_trip() {
+        let states = [
+            LiveState::Queued,
+            LiveState::Initializing,
+            LiveState::Running,
+            LiveState::Finalizing(Outcome::ExecutorError),
+            LiveState::Canceling { shown: Shown::Initializing },
+        ];
+        for state in states {
+            let row = LiveRow { state, attempt: 3, node: Some("n".into()), ..LiveRow::queued() };
+            let id = TaskId::from_bytes([7; 16]);
+            assert_eq!(decode_live(&encode_live(&id, &row)), Ok((id, row)));
+        }
+    }
+
+    #[test]
+    fn live_rows_are_small() {
+        let id = TaskId::from_bytes([7; 16]);
+        assert!(encode_live(&id, &LiveRow::queued()).len() < 64);
+    }
+
+    #[test]
+    fn refuses_another_version_and_rubbish() {
+        let mut bytes = encode(&FinalRow { state: FinalState::Complete, notes: Vec::new() });
+        bytes[0] = 9;
+        assert!(decode::<FinalRow>(&bytes).unwrap_err().contains("version 9"));
+        assert!(decode_live(&bytes).unwrap_err().contains("version 9"));
+        assert!(decode::<FinalRow>(&[]).is_err());
+        assert!(decode_live(&[VERSION, 1, 2]).is_err());
+        assert!(decode::<FinalRow>(&[VERSION, b'{']).is_err());
+    }
+}

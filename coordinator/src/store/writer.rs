@@ -1,0 +1,180 @@
+//! The one way to change the database: a batch of changes, all or none, on disk when it returns.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use teamster_values::TaskId;
+
+use super::StoreError;
+use super::open::Shared;
+use super::record::{self, AttemptLog, FinalRow, FinalState, Head, LiveRow};
+use super::tables::{ATTEMPTS, FINALS, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use crate::spec::TaskSpec;
+
+/// The one writer. It is moved into the controller's thread and is not `Clone`.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+/// One thing that changes.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A task is accepted; until a [`Change::Live`] says otherwise it is queued, before its first attempt.
+    Accepted {
+        /// Its place in the order of acceptance.
+        seq: u64,
+        /// Its public id.
+        id: TaskId,
+        /// Whose it is.
+        owner: String,
+        /// When it was accepted.
+        created: Timestamp,
+        /// What was submitted.
+        spec: Arc<TaskSpec>,
+    },
+    /// Where a task stands.
+    Live {
+        /// Which task.
+        seq: u64,
+        /// Its new row.
+        row: LiveRow,
+    },
+    /// An attempt ended.
+    AttemptEnded {
+        /// Which task.
+        seq: u64,
+        /// Which attempt.
+        attempt: u32,
+        /// What it left behind.
+        log: AttemptLog,
+    },
+    /// A task reached its end.
+    Finished {
+        /// Which task.
+        seq: u64,
+        /// How.
+        state: FinalState,
+    },
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Puts all of `changes` on disk, in their order, or none of them. After an error nothing more can be
+    /// written until the database is opened again; what was there before can still be read.
+    pub fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let transaction = begin(&self.shared)?;
+        apply(&transaction, changes).map_err(|error| match error {
+            Failure::Redb(error) => StoreError::from_redb(&self.shared.path, *error),
+            Failure::Row { table, seq, reason } => self.shared.bad_row(table, seq, reason),
+        })?;
+        transaction.commit().map_err(|error| StoreError::from_redb(&self.shared.path, error))
+    }
+}
+
+/// A transaction whose commit is on disk when it returns, that cannot be half there after a crash, and
+/// after which opening does not walk the whole file.
+pub(super) fn begin(shared: &Shared) -> Result<WriteTransaction, StoreError> {
+    let begun = shared.database.begin_write();
+    let mut transaction = begun.map_err(|error| StoreError::from_redb(&shared.path, error))?;
+    transaction
+        .set_durability(Durability::Immediate)
+        .expect("only a savepoint forbids a durability, and none is ever made");
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+enum Failure {
+    Redb(Box<redb::Error>),
+    Row { table: &'static str, seq: u64, reason: String },
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Redb(Box::new(error.into()))
+    }
+}
+
+fn apply(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), Failure> {
+    let mut rows = Rows {
+        heads: transaction.open_table(HEADS)?,
+        specs: transaction.open_table(SPECS)?,
+        ids: transaction.open_table(IDS)?,
+        live: transaction.open_table(LIVE)?,
+        finals: transaction.open_table(FINALS)?,
+        finals_by_state: transaction.open_table(FINALS_BY_STATE)?,
+        attempts: transaction.open_table(ATTEMPTS)?,
+    };
+    let mut last_accepted = None;
+    for change in changes {
+        if let Change::Accepted { seq, .. } = change {
+            last_accepted = last_accepted.max(Some(*seq));
+        }
+        rows.apply(change)?;
+    }
+    if let Some(seq) = last_accepted {
+        transaction.open_table(META)?.insert(LAST_SEQ, seq.to_be_bytes().as_slice())?;
+    }
+    Ok(())
+}
+
+struct Rows<'t> {
+    heads: Table<'t, u64, &'static [u8]>,
+    specs: Table<'t, u64, &'static [u8]>,
+    ids: Table<'t, [u8; 16], u64>,
+    live: Table<'t, u64, &'static [u8]>,
+    finals: Table<'t, u64, &'static [u8]>,
+    finals_by_state: Table<'t, (u8, u64), ()>,
+    attempts: Table<'t, (u64, u32), &'static [u8]>,
+}
+
+impl Rows<'_> {
+    fn apply(&mut self, change: &Change) -> Result<(), Failure> {
+        match change {
+            Change::Accepted { seq, id, owner, created, spec } => {
+                let head = Head {
+                    id: *id,
+                    name: spec.name.clone(),
+                    owner: owner.clone(),
+                    created: *created,
+                    tags: spec.tags.clone(),
+                };
+                self.heads.insert(seq, record::encode(&head).as_slice())?;
+                self.specs.insert(seq, record::encode(spec.as_ref()).as_slice())?;
+                self.ids.insert(id.as_bytes(), seq)?;
+                self.live.insert(seq, record::encode_live(id, &LiveRow::queued()).as_slice())?;
+            }
+            Change::Live { seq, row } => {
+                let (id, _) = self.live_row(*seq)?;
+                self.live.insert(seq, record::encode_live(&id, row).as_slice())?;
+            }
+            Change::AttemptEnded { seq, attempt, log } => {
+                self.attempts.insert((*seq, *attempt), record::encode(log).as_slice())?;
+            }
+            Change::Finished { seq, state } => {
+                let (_, live) = self.live_row(*seq)?;
+                self.live.remove(seq)?;
+                let row = FinalRow { state: *state, notes: live.notes };
+                self.finals.insert(seq, record::encode(&row).as_slice())?;
+                self.finals_by_state.insert((*state as u8, *seq), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The row of a task that has not ended. A change to any other task is a defect of the model, and
+    /// refusing it keeps a terminal state terminal.
+    fn live_row(&self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
+        let row = |reason| Failure::Row { table: "live", seq, reason };
+        let bytes = self.live.get(seq)?.ok_or_else(|| row("there is no such live task".to_owned()))?;
+        record::decode_live(bytes.value()).map_err(row)
+    }
+}
