@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod board;
+pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod spec;
