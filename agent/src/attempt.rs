@@ -1,17 +1,24 @@
 //! `attempt.json`: all that this node remembers of an attempt, one file per attempt, replaced atomically
-//! *before* each step. There is no other agent database.
+//! *before* each step. There is no other agent database. Reading and writing it is `attempt/record.rs`.
+
+mod record;
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::assignment::{Assignment, AttemptId, AttemptResult, ExecutorLog};
+use crate::assignment::{Assignment, AttemptId, AttemptResult, ExecutorLog, Stage};
+
+pub use record::{RecordError, load_all};
+
+/// The version of the record that this program writes, and the only one that it reads.
+pub const RECORD_VERSION: u32 = 1;
 
 /// The content of `attempt.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Version of this format: 1.
+    /// Version of this format: [`RECORD_VERSION`].
     pub version: u32,
     /// What was to be done.
     pub assignment: Assignment,
@@ -21,7 +28,7 @@ pub struct Attempt {
     pub taken_up: Timestamp,
     /// How far it is.
     pub phase: Phase,
-    /// One record for each executor that has ended, in order.
+    /// One record for each executor that has ended, in order; moved into the result when there is one.
     pub executors: Vec<ExecutorLog>,
     /// When the executor that runs now was started.
     pub started_at: Option<Timestamp>,
@@ -31,6 +38,59 @@ pub struct Attempt {
     pub system_logs: Vec<String>,
     /// How it ended; kept until the coordinator says that it has it.
     pub result: Option<AttemptResult>,
+}
+
+impl Attempt {
+    /// A record of something just taken up.
+    pub fn new(assignment: Assignment, boot_id: &str, taken_up: Timestamp) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            assignment,
+            boot_id: boot_id.to_owned(),
+            taken_up,
+            phase: Phase::Intended,
+            executors: Vec::new(),
+            started_at: None,
+            stopping: None,
+            system_logs: Vec::new(),
+            result: None,
+        }
+    }
+
+    /// Which attempt this is.
+    pub fn id(&self) -> AttemptId {
+        self.assignment.id
+    }
+
+    /// Whether an executor has been started, or may have been.
+    pub fn started(&self) -> bool {
+        match self.phase {
+            Phase::Intended => false,
+            Phase::Created(executor) => executor > 0,
+            Phase::Started(_) | Phase::Ended(_) => true,
+            Phase::Staged | Phase::Reported => self.result.as_ref().is_some_and(|result| result.started),
+        }
+    }
+
+    /// Whether the executor that ended last was the last one to run.
+    pub fn executors_are_done(&self, executor: u32) -> bool {
+        let failed = self.executors.last().is_some_and(|log| log.exit_code != 0);
+        let may_fail =
+            self.assignment.executors.get(executor as usize).is_some_and(|executor| executor.ignore_error);
+        (failed && !may_fail) || executor as usize + 1 >= self.assignment.executors.len()
+    }
+
+    /// How far it is, as the coordinator needs to know it.
+    pub fn stage(&self) -> Stage {
+        let since = self.started_at.unwrap_or(self.taken_up);
+        match self.phase {
+            Phase::Intended | Phase::Created(0) => Stage::Preparing,
+            Phase::Created(executor) | Phase::Started(executor) => Stage::Running { executor, since },
+            Phase::Ended(executor) if self.executors_are_done(executor) => Stage::Finalizing,
+            Phase::Ended(executor) => Stage::Running { executor, since },
+            Phase::Staged | Phase::Reported => Stage::Finalizing,
+        }
+    }
 }
 
 /// Each phase is on disk before the step that it names begins, so after a kill the step may have been done,
