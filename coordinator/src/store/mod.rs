@@ -17,6 +17,6 @@ pub use open::{Opened, open};
 pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};
 pub use record::{
-    AttemptLog, ExecutorLog, FinalRow, FinalState, Head, LiveRow, LiveState, Outcome, OutputFileLog, Shown,
+    Asks, AttemptLog, ExecutorLog, FinalRow, FinalState, Head, LiveRow, LiveState, OutputFileLog, Shown,
 };
 pub use writer::{Change, Writer};

@@ -70,7 +70,7 @@ impl LiveState {
         match self {
             Self::Queued => Shown::Queued,
             Self::Initializing => Shown::Initializing,
-            Self::Running | Self::Finalizing(_) => Shown::Running,
+            Self::Running | Self::Finalizing => Shown::Running,
             Self::Canceling { shown } => *shown,
         }
     }

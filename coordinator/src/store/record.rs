@@ -41,15 +41,31 @@ pub struct LiveRow {
     /// Since when the attempt is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// How many attempts the infrastructure has failed.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub tries: u32,
     /// The node that failed it last; another one is preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid: Option<String>,
     /// Words for the system log that belong to no ended attempt. They go over into the final row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What it asks for, so that a restart reads no specs.
+    pub asks: Asks,
+}
+
+/// What the scheduler must know of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Asks {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of scratch space.
+    pub disk_bytes: u64,
+    /// Paths of the storages that its node must offer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storages: Vec<String>,
+    /// Whether it may be run again after it had started.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preemptible: bool,
 }
 
 /// State of a task that has not ended.
@@ -62,8 +78,8 @@ pub enum LiveState {
     Initializing,
     /// Its executors run.
     Running,
-    /// Its executors have ended with this outcome; outputs are being put in place.
-    Finalizing(Outcome),
+    /// Its executors have ended; outputs are being put in place.
+    Finalizing,
     /// It is being stopped.
     Canceling {
         /// What clients see meanwhile.
@@ -71,21 +87,11 @@ pub enum LiveState {
     },
 }
 
-/// How the executors ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Outcome {
-    /// Well.
-    Complete,
-    /// One failed.
-    ExecutorError,
-}
-
-/// What clients see of a task that is being stopped.
+/// What clients see of a task that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Shown {
-    /// It had been waiting.
+    /// It waits.
     Queued,
     /// It had been prepared.
     Initializing,
@@ -181,21 +187,17 @@ pub struct OutputFileLog {
 
 impl LiveRow {
     /// A task that was just accepted.
-    pub fn queued() -> Self {
+    pub fn queued(asks: Asks) -> Self {
         Self {
             state: LiveState::Queued,
             attempt: 0,
             node: None,
             since: None,
-            tries: 0,
             avoid: None,
             notes: Vec::new(),
+            asks,
         }
     }
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 fn is_false(truth: &bool) -> bool {
@@ -250,11 +252,12 @@ mod tests {
             LiveState::Queued,
             LiveState::Initializing,
             LiveState::Running,
-            LiveState::Finalizing(Outcome::ExecutorError),
+            LiveState::Finalizing,
             LiveState::Canceling { shown: Shown::Initializing },
         ];
         for state in states {
-            let row = LiveRow { state, attempt: 3, node: Some("n".into()), ..LiveRow::queued() };
+            let row =
+                LiveRow { state, attempt: 3, node: Some("n".into()), ..LiveRow::queued(Asks::default()) };
             let id = TaskId::from_bytes([7; 16]);
             assert_eq!(decode_live(&encode_live(&id, &row)), Ok((id, row)));
         }
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn live_rows_are_small() {
         let id = TaskId::from_bytes([7; 16]);
-        assert!(encode_live(&id, &LiveRow::queued()).len() < 64);
+        assert!(encode_live(&id, &LiveRow::queued(Asks::default())).len() < 128);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use teamster_values::TaskId;
 
 use super::StoreError;
 use super::open::Shared;
-use super::record::{self, AttemptLog, FinalRow, FinalState, Head, LiveRow};
+use super::record::{self, Asks, AttemptLog, FinalRow, FinalState, Head, LiveRow};
 use super::tables::{ATTEMPTS, FINALS, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
 use crate::spec::TaskSpec;
 
@@ -33,6 +33,8 @@ pub enum Change {
         created: Timestamp,
         /// What was submitted.
         spec: Arc<TaskSpec>,
+        /// What the scheduler must know of it.
+        asks: Asks,
     },
     /// Where a task stands.
     Live {
@@ -139,7 +141,7 @@ struct Rows<'t> {
 impl Rows<'_> {
     fn apply(&mut self, change: &Change) -> Result<(), Failure> {
         match change {
-            Change::Accepted { seq, id, owner, created, spec } => {
+            Change::Accepted { seq, id, owner, created, spec, asks } => {
                 let head = Head {
                     id: *id,
                     name: spec.name.clone(),
@@ -150,7 +152,7 @@ impl Rows<'_> {
                 self.heads.insert(seq, record::encode(&head).as_slice())?;
                 self.specs.insert(seq, record::encode(spec.as_ref()).as_slice())?;
                 self.ids.insert(id.as_bytes(), seq)?;
-                self.live.insert(seq, record::encode_live(id, &LiveRow::queued()).as_slice())?;
+                self.live.insert(seq, record::encode_live(id, &LiveRow::queued(asks.clone())).as_slice())?;
             }
             Change::Live { seq, row } => {
                 let (id, _) = self.live_row(*seq)?;
