@@ -20,3 +20,10 @@ pub use record::{
     Asks, AttemptLog, ExecutorLog, FinalRow, FinalState, Head, LiveRow, LiveState, OutputFileLog, Shown,
 };
 pub use writer::{Change, Writer};
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
