@@ -1,0 +1,71 @@
+//! `teamster image …`: the images of the node that this is run on. It speaks to that node's containerd, not
+//! to the coordinator, and to no registry.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use teamster_agent::runtime::image;
+
+use crate::args::{Format, FormatArgs};
+use crate::{FINE, table};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Bring an image from a file onto this node
+    #[command(after_help = "\
+Examples:
+  docker save busybox -o busybox.tar && teamster image import busybox.tar
+  teamster image import --containerd /var/lib/teamster/up/containerd.sock busybox.tar
+
+Takes what `docker save` writes and OCI image layouts, as one tar file.")]
+    Import {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List the images that tasks on this node can use
+    List {
+        #[command(flatten)]
+        format: FormatArgs,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+}
+
+/// Which containerd is meant.
+#[derive(Debug, Args)]
+pub(crate) struct SocketArgs {
+    /// containerd's socket; the one of `teamster up` is <data-dir>/containerd.sock
+    #[arg(
+        long,
+        env = "TEAMSTER_CONTAINERD",
+        default_value = "/run/containerd/containerd.sock",
+        value_name = "SOCKET"
+    )]
+    containerd: PathBuf,
+}
+
+/// Does what was asked.
+pub(crate) async fn run(command: ImageCommand) -> anyhow::Result<u8> {
+    match command {
+        ImageCommand::Import { file, socket } => {
+            let names = image::import(&socket.containerd, &file)
+                .await
+                .with_context(|| format!("import {}", file.display()))?;
+            names.iter().for_each(|name| table::say(name));
+        }
+        ImageCommand::List { format, socket } => {
+            let images = image::list(&socket.containerd).await.context("list the images")?;
+            if format.format == Format::Json {
+                table::print_json(&images)?;
+                return Ok(FINE);
+            }
+            let rows: Vec<[String; 2]> = images.into_iter().map(|image| [image.name, image.digest]).collect();
+            table::print(["IMAGE", "DIGEST"], &rows);
+        }
+    }
+    Ok(FINE)
+}

@@ -1,0 +1,304 @@
+//! `teamster coordinator` and `teamster agent`: put a configuration together from file, environment and
+//! flags, start the log, and run the service until SIGTERM or SIGINT. What the services do is theirs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use teamster_coordinator::config::RetryStarted;
+use teamster_values::{ByteCount, Period};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{LogArgs, LogFormat, UsageError};
+use crate::{FINE, table};
+
+/// Where a service's configuration comes from.
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// TOML file; what it leaves out has its built-in value
+    #[arg(long, env = "TEAMSTER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the configuration in force as TOML and exit
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What `coordinator` takes. Flags win over the environment, and both over the file.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  teamster coordinator --config /etc/teamster/coordinator.toml
+  TEAMSTER_HTTP=127.0.0.1:9000 teamster coordinator --check-config")]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Where the database lives
+    #[arg(long, env = "TEAMSTER_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Listener of the REST API
+    #[arg(long, env = "TEAMSTER_HTTP", value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Listener for agents
+    #[arg(long, env = "TEAMSTER_AGENTS", value_name = "ADDR")]
+    agents: Option<SocketAddr>,
+    /// Allow listeners that others can reach, although anybody who reaches them may do anything
+    #[arg(long, env = "TEAMSTER_INSECURE_OPEN", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    insecure_open: Option<bool>,
+    /// How long an attempt may go on without its agent being heard
+    #[arg(long, env = "TEAMSTER_LEASE", value_name = "TIME")]
+    lease: Option<Period>,
+    /// The same for tasks that say `preemptible`
+    #[arg(long, env = "TEAMSTER_PREEMPTIBLE_LEASE", value_name = "TIME")]
+    preemptible_lease: Option<Period>,
+    /// How long after a lease's end its attempt is held to be dead
+    #[arg(long, env = "TEAMSTER_LEASE_MARGIN", value_name = "TIME")]
+    lease_margin: Option<Period>,
+    /// Whether an attempt lost after its first executor had started is made again: if-preemptible or always
+    #[arg(long, env = "TEAMSTER_RETRY_STARTED", value_name = "WHEN", value_parser = retry_started)]
+    retry_started: Option<RetryStarted>,
+    /// How many attempts in all are made while the infrastructure fails them
+    #[arg(long, env = "TEAMSTER_MAX_ATTEMPTS", value_name = "N")]
+    max_attempts: Option<u32>,
+    /// Time between two heartbeats of an agent
+    #[arg(long, env = "TEAMSTER_HEARTBEAT", value_name = "TIME")]
+    heartbeat: Option<Period>,
+}
+
+/// What `agent` takes. Flags win over the environment, and both over the file.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  teamster agent --config /etc/teamster/agent.toml
+  teamster agent --coordinator 10.0.0.1:8002 --capacity-cpus 30 --check-config
+
+Shared storage is named in the file only, in [[storage]] tables.")]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Where the agent keeps its attempts
+    #[arg(long, env = "TEAMSTER_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address of the coordinator's agent port
+    #[arg(long, env = "TEAMSTER_COORDINATOR", value_name = "HOST:PORT")]
+    coordinator: Option<String>,
+    /// Name of this node
+    #[arg(long, env = "TEAMSTER_NODE_ID", value_name = "NAME")]
+    node_id: Option<String>,
+    /// containerd's socket
+    #[arg(long, env = "TEAMSTER_CONTAINERD", value_name = "SOCKET")]
+    containerd: Option<PathBuf>,
+    /// How long a task has between SIGTERM and SIGKILL
+    #[arg(long, env = "TEAMSTER_GRACE_PERIOD", value_name = "TIME")]
+    grace_period: Option<Period>,
+    /// CPUs that this node offers, instead of what is measured
+    #[arg(long, env = "TEAMSTER_CAPACITY_CPUS", value_name = "N")]
+    capacity_cpus: Option<f64>,
+    /// Memory that this node offers, instead of what is measured
+    #[arg(long, env = "TEAMSTER_CAPACITY_MEMORY", value_name = "SIZE")]
+    capacity_memory: Option<ByteCount>,
+    /// Scratch space that this node offers, instead of what is measured
+    #[arg(long, env = "TEAMSTER_CAPACITY_DISK", value_name = "SIZE")]
+    capacity_disk: Option<ByteCount>,
+    /// CPUs kept back of what is measured
+    #[arg(long, env = "TEAMSTER_RESERVE_CPUS", value_name = "N")]
+    reserve_cpus: Option<f64>,
+    /// Memory kept back of what is measured
+    #[arg(long, env = "TEAMSTER_RESERVE_MEMORY", value_name = "SIZE")]
+    reserve_memory: Option<ByteCount>,
+    /// Scratch space kept back of what is measured
+    #[arg(long, env = "TEAMSTER_RESERVE_DISK", value_name = "SIZE")]
+    reserve_disk: Option<ByteCount>,
+    /// User id of tasks; never 0
+    #[arg(long, env = "TEAMSTER_SANDBOX_UID", value_name = "UID")]
+    sandbox_uid: Option<u32>,
+    /// Group id of tasks; never 0
+    #[arg(long, env = "TEAMSTER_SANDBOX_GID", value_name = "GID")]
+    sandbox_gid: Option<u32>,
+    /// Most processes and threads of a task
+    #[arg(long, env = "TEAMSTER_SANDBOX_PIDS_MAX", value_name = "N")]
+    sandbox_pids_max: Option<u64>,
+}
+
+/// Sets each field for which a flag or a variable was given.
+macro_rules! overlay {
+    ($($field:expr => $given:expr),+ $(,)?) => {
+        $(if let Some(value) = $given { $field = value; })+
+    };
+}
+
+impl CoordinatorArgs {
+    fn configuration(&self) -> anyhow::Result<teamster_coordinator::config::Config> {
+        let mut config: teamster_coordinator::config::Config = read(self.source.config.as_deref())?;
+        overlay! {
+            config.data_dir => self.data_dir.clone(),
+            config.http => self.http,
+            config.agents => self.agents,
+            config.insecure_open => self.insecure_open,
+            config.lease => self.lease,
+            config.preemptible_lease => self.preemptible_lease,
+            config.lease_margin => self.lease_margin,
+            config.retry_started => self.retry_started,
+            config.max_attempts => self.max_attempts,
+            config.heartbeat => self.heartbeat,
+        }
+        config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
+        Ok(config)
+    }
+}
+
+impl AgentArgs {
+    fn configuration(&self) -> anyhow::Result<teamster_agent::config::Config> {
+        let mut config: teamster_agent::config::Config = read(self.source.config.as_deref())?;
+        overlay! {
+            config.data_dir => self.data_dir.clone(),
+            config.coordinator => self.coordinator.clone(),
+            config.node_id => self.node_id.clone().map(Some),
+            config.containerd => self.containerd.clone(),
+            config.grace_period => self.grace_period,
+            config.capacity.cpus => self.capacity_cpus.map(Some),
+            config.capacity.memory => self.capacity_memory.map(Some),
+            config.capacity.disk => self.capacity_disk.map(Some),
+            config.reserve.cpus => self.reserve_cpus,
+            config.reserve.memory => self.reserve_memory,
+            config.reserve.disk => self.reserve_disk,
+            config.sandbox.uid => self.sandbox_uid,
+            config.sandbox.gid => self.sandbox_gid,
+            config.sandbox.pids_max => self.sandbox_pids_max,
+        }
+        config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
+        Ok(config)
+    }
+}
+
+/// Runs a coordinator until it is told to stop.
+pub(crate) fn coordinator(args: CoordinatorArgs) -> anyhow::Result<u8> {
+    let config = args.configuration()?;
+    if args.source.check_config {
+        return show(&config);
+    }
+    start_log(&args.source.log)?;
+    serve(|shutdown| async move { Ok(teamster_coordinator::run(config, shutdown).await?) })
+}
+
+/// Runs an agent until it is told to stop. Its tasks go on.
+pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<u8> {
+    let config = args.configuration()?;
+    if args.source.check_config {
+        return show(&config);
+    }
+    start_log(&args.source.log)?;
+    serve(|shutdown| async move { Ok(teamster_agent::run(config, shutdown).await?) })
+}
+
+/// Reads a file without checking it: a flag may yet mend what is wrong in it.
+fn read<T: DeserializeOwned + Default>(file: Option<&Path>) -> Result<T, UsageError> {
+    let Some(path) = file else { return Ok(T::default()) };
+    let refuse = |reason: String| UsageError(format!("configuration {}: {reason}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| refuse(error.to_string()))
+}
+
+fn show(config: &impl Serialize) -> anyhow::Result<u8> {
+    table::write(&toml::to_string(config).context("write the configuration")?);
+    Ok(FINE)
+}
+
+/// Sends what the program does from now on to standard error.
+fn start_log(args: &LogArgs) -> Result<(), UsageError> {
+    let filter = EnvFilter::try_new(&args.log)
+        .map_err(|error| UsageError(format!("--log '{}': {error}", args.log)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+/// Runs a service on all cores until it ends by itself or after SIGTERM or SIGINT.
+fn serve<F>(service: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<u8>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = CancellationToken::new();
+        let mut service = std::pin::pin!(service(shutdown.clone()));
+        // Cancel safe: receiving a signal is, and the service is polled by reference.
+        let name = tokio::select! {
+            ended = &mut service => return ended,
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+        shutdown.cancel();
+        service.await
+    })?;
+    Ok(FINE)
+}
+
+fn retry_started(text: &str) -> Result<RetryStarted, String> {
+    serde_json::from_value(text.into()).map_err(|_| "must be 'if-preemptible' or 'always'".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Command, CommandLine};
+
+    fn scalars(prefix: &str, table: &toml::Table) -> Vec<String> {
+        let mut names = Vec::new();
+        for (key, value) in table {
+            match value {
+                toml::Value::Table(inner) => names.extend(scalars(&format!("{prefix}{key}-"), inner)),
+                toml::Value::Array(_) => {}
+                _ => names.push(format!("{prefix}{key}").replace('_', "-")),
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn every_scalar_has_its_flag_and_variable() {
+        let coordinator = toml::Table::try_from(teamster_coordinator::config::Config::default()).unwrap();
+        let agent = toml::Table::try_from(teamster_agent::config::Config::default()).unwrap();
+        for (service, table) in [("coordinator", coordinator), ("agent", agent)] {
+            let command = CommandLine::command();
+            let command = command.find_subcommand(service).unwrap();
+            for name in scalars("", &table) {
+                let flag = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
+                let flag = flag.unwrap_or_else(|| panic!("{service} lacks --{name}"));
+                let variable = format!("TEAMSTER_{}", name.to_uppercase().replace('-', "_"));
+                assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(variable.as_str()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_can_mend_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, "http = '0.0.0.0:8000'\nmax_attempts = 7\nheartbeat = '1s'").unwrap();
+        let words = ["teamster", "coordinator", "--config", file.to_str().unwrap()];
+        let parse = |more: &[&str]| match CommandLine::parse_from([&words, more].concat()).command {
+            Command::Coordinator(args) => args.configuration(),
+            _ => unreachable!(),
+        };
+        assert!(parse(&[]).unwrap_err().is::<UsageError>());
+        let config = parse(&["--insecure-open", "--heartbeat", "2s", "--retry-started=always"]).unwrap();
+        assert_eq!(config.max_attempts, 7);
+        assert_eq!(config.heartbeat.to_string(), "2s");
+        assert_eq!(config.retry_started, RetryStarted::Always);
+    }
+}

@@ -1,0 +1,356 @@
+//! `teamster task …`: submit tasks and look at them. It shows what the coordinator says and keeps nothing.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::args::{Format, FormatArgs, ServerArgs, UsageError};
+use crate::client::{Client, Filter, View};
+use crate::wait::{self, Ended};
+use crate::{FAILED, FINE, table};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// Submit TES documents and print the ids of the new tasks
+    #[command(after_help = "\
+Examples:
+  teamster task create task.json
+  jq '.name = \"again\"' task.json | teamster task create -
+
+A file may hold several documents one after the other.")]
+    Create {
+        /// JSON files; `-` is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<String>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show one task
+    #[command(after_help = "\
+Examples:
+  teamster task get 06bq4m2s1w
+  teamster task get 06bq4m2s1w --output json --view full | jq .logs")]
+    Get {
+        /// Its id, or the beginning of it
+        id: String,
+        /// How much of it JSON output holds
+        #[arg(long, value_enum, ignore_case = true, default_value_t = View::Full)]
+        view: View,
+        #[command(flatten)]
+        format: FormatArgs,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// List tasks, newest first
+    #[command(after_help = "\
+Examples:
+  teamster task list --state RUNNING
+  teamster task list --name-prefix align- --limit 500 --output json | jq -r '.[].id'")]
+    List(ListArgs),
+    /// Wait until tasks have ended; exits with 1 unless all of them are COMPLETE
+    #[command(after_help = "\
+Example:
+  teamster task wait $(teamster task create a.json b.json)")]
+    Wait {
+        /// Their ids, or the beginnings of them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Ask for tasks to end
+    Cancel {
+        /// Their ids, or the beginnings of them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Print what a task wrote (the end of it, where it wrote much)
+    #[command(after_help = "\
+Examples:
+  teamster task logs 06bq4m2s1w                   standard output and error, each where it belongs
+  teamster task logs 06bq4m2s1w --stream system   what Teamster has to say about it")]
+    Logs {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Only this
+        #[arg(long, value_enum)]
+        stream: Option<Stream>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// What `task list` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only tasks in this state, such as QUEUED, RUNNING, COMPLETE, EXECUTOR_ERROR
+    #[arg(long, value_parser = |text: &str| Ok::<_, String>(text.to_uppercase().replace('-', "_")))]
+    state: Option<String>,
+    /// Only tasks whose name begins so
+    #[arg(long, value_name = "TEXT")]
+    name_prefix: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    limit: usize,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// One of a task's three logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stream {
+    /// What its commands wrote to standard output
+    Stdout,
+    /// What its commands wrote to standard error
+    Stderr,
+    /// What Teamster has to say about it
+    System,
+}
+
+/// As much of a TES task as is shown; what a view leaves out is empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) state: String,
+    pub(crate) name: String,
+    pub(crate) creation_time: Option<Timestamp>,
+    executors: Vec<Executor>,
+    pub(crate) logs: Vec<TaskLog>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Executor {
+    image: String,
+    command: Vec<String>,
+}
+
+/// One attempt.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TaskLog {
+    start_time: Option<Timestamp>,
+    end_time: Option<Timestamp>,
+    metadata: BTreeMap<String, Value>,
+    pub(crate) logs: Vec<ExecutorLog>,
+    pub(crate) system_logs: Vec<String>,
+    outputs: Vec<OutputLog>,
+}
+
+/// One executor's end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ExecutorLog {
+    end_time: Option<Timestamp>,
+    exit_code: Option<i64>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OutputLog {
+    url: String,
+    size_bytes: Value,
+}
+
+/// Does what was asked.
+pub(crate) async fn run(command: TaskCommand) -> anyhow::Result<u8> {
+    match command {
+        TaskCommand::Create { files, server } => create(&Client::new(&server)?, &files).await,
+        TaskCommand::Get { id, view, format, server } => {
+            get(&Client::new(&server)?, &id, view, format.format).await
+        }
+        TaskCommand::List(args) => list(args).await,
+        TaskCommand::Wait { ids, server } => wait_for(&Client::new(&server)?, &ids).await,
+        TaskCommand::Cancel { ids, server } => cancel(&Client::new(&server)?, &ids).await,
+        TaskCommand::Logs { id, stream, server } => logs(&Client::new(&server)?, &id, stream).await,
+    }
+}
+
+async fn create(client: &Client, files: &[String]) -> anyhow::Result<u8> {
+    for file in files {
+        let text = read(file)?;
+        for document in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
+            let document = document.map_err(|error| UsageError(format!("{file} is not JSON: {error}")))?;
+            table::say(&client.create(&document).await?);
+        }
+    }
+    Ok(FINE)
+}
+
+fn read(file: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    match file {
+        "-" => std::io::stdin().read_to_string(&mut text).context("read standard input").map(drop)?,
+        path => text = std::fs::read_to_string(path).map_err(|e| UsageError(format!("read {path}: {e}")))?,
+    }
+    Ok(text)
+}
+
+async fn get(client: &Client, id: &str, view: View, format: Format) -> anyhow::Result<u8> {
+    let id = client.resolve(id).await?;
+    match format {
+        Format::Json => table::print_json(&client.get(&id, view).await?)?,
+        Format::Table => table::write(&describe(&full(client, &id).await?)),
+    }
+    Ok(FINE)
+}
+
+/// Everything that is known of a task.
+pub(crate) async fn full(client: &Client, id: &str) -> anyhow::Result<Task> {
+    serde_json::from_value(client.get(id, View::Full).await?).context("read the coordinator's task")
+}
+
+fn describe(task: &Task) -> String {
+    let mut lines = vec![("id", task.id.clone()), ("state", task.state.clone())];
+    let mut add = |key, value: String| lines.push((key, value));
+    if !task.name.is_empty() {
+        add("name", task.name.clone());
+    }
+    if let Some(time) = task.creation_time {
+        add("created", time.to_string());
+    }
+    for executor in &task.executors {
+        add("image", executor.image.clone());
+        add("command", executor.command.join(" "));
+    }
+    if let Some(log) = task.logs.last() {
+        if task.logs.len() > 1 {
+            add("attempts", task.logs.len().to_string());
+        }
+        if let Some(node) = node_of(log) {
+            add("node", node.to_owned());
+        }
+        for (key, time) in [("started", log.start_time), ("ended", log.end_time)] {
+            if let Some(time) = time {
+                add(key, time.to_string());
+            }
+        }
+        for executor in log.logs.iter().filter(|e| e.end_time.is_some()) {
+            add("exit code", executor.exit_code.unwrap_or_default().to_string());
+        }
+        for output in &log.outputs {
+            add("output", format!("{} ({} bytes)", output.url, plain(&output.size_bytes)));
+        }
+        for line in &log.system_logs {
+            add("system log", line.clone());
+        }
+    }
+    lines.iter().map(|(key, value)| format!("{key:<12}{value}\n")).collect()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn node_of(log: &TaskLog) -> Option<&str> {
+    log.metadata.get("node").and_then(Value::as_str)
+}
+
+async fn list(args: ListArgs) -> anyhow::Result<u8> {
+    let client = Client::new(&args.server)?;
+    let filter = Filter { state: args.state, name_prefix: args.name_prefix };
+    let tasks = client.list(&filter, View::Basic, args.limit).await?;
+    if args.format.format == Format::Json {
+        table::print_json(&tasks)?;
+        return Ok(FINE);
+    }
+    let tasks: Vec<Task> =
+        tasks.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().context("read the list")?;
+    let now = Timestamp::now();
+    let ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+    let rows: Vec<[String; 5]> = tasks
+        .iter()
+        .zip(table::short_ids(&ids))
+        .map(|(task, id)| {
+            let age = task.creation_time.map(|time| table::age(time, now)).unwrap_or_default();
+            let node = task.logs.last().and_then(node_of).unwrap_or_default().to_owned();
+            [id.to_owned(), task.state.clone(), task.name.clone(), age, node]
+        })
+        .collect();
+    table::print(["ID", "STATE", "NAME", "AGE", "NODE"], &rows);
+    Ok(FINE)
+}
+
+async fn wait_for(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
+    let mut whole = Vec::with_capacity(ids.len());
+    for id in ids {
+        whole.push(client.resolve(id).await?);
+    }
+    let bar = wait::bar(whole.len());
+    let mut all_complete = true;
+    wait::until_ended(client, &whole, |Ended { id, state }| {
+        all_complete &= state == wait::COMPLETE;
+        bar.suspend(|| table::say(&format!("{id} {state}")));
+        bar.inc(1);
+    })
+    .await?;
+    bar.finish_and_clear();
+    Ok(if all_complete { FINE } else { FAILED })
+}
+
+async fn cancel(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
+    for id in ids {
+        client.cancel(&client.resolve(id).await?).await?;
+    }
+    Ok(FINE)
+}
+
+async fn logs(client: &Client, id: &str, stream: Option<Stream>) -> anyhow::Result<u8> {
+    let task = full(client, &client.resolve(id).await?).await?;
+    let wanted = |which| stream.is_none_or(|stream| stream == which);
+    // Of earlier attempts only the system's own words are kept.
+    for executor in task.logs.last().iter().flat_map(|attempt| &attempt.logs) {
+        if wanted(Stream::Stdout) {
+            table::write(&executor.stdout);
+        }
+        if stream == Some(Stream::Stderr) {
+            table::write(&executor.stderr);
+        } else if stream.is_none() {
+            table::write_error(&executor.stderr);
+        }
+    }
+    if stream == Some(Stream::System) {
+        for line in task.logs.iter().flat_map(|attempt| &attempt.system_logs) {
+            table::say(line);
+        }
+    }
+    Ok(FINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_any_view() {
+        let minimal: Task = serde_json::from_str(r#"{"id":"a","state":"QUEUED"}"#).unwrap();
+        assert_eq!(describe(&minimal), "id          a\nstate       QUEUED\n");
+        let full: Task = serde_json::from_str(
+            r#"{"id":"a","state":"EXECUTOR_ERROR","name":"n","creation_time":"2025-01-01T00:00:00Z",
+                "executors":[{"image":"busybox","command":["false","x"]}],
+                "logs":[{"metadata":{"node":"n1"},"logs":[{"exit_code":1,"end_time":"2025-01-01T00:00:02Z"}],
+                         "outputs":[{"url":"/mnt/shared/o","path":"/o","size_bytes":"12"}],
+                         "system_logs":["out of memory"]}]}"#,
+        )
+        .unwrap();
+        let text = describe(&full);
+        for part in
+            ["node        n1\n", "exit code   1\n", "/mnt/shared/o (12 bytes)", "out of memory", "false x"]
+        {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+}
