@@ -6,5 +6,9 @@ pub mod board;
 pub mod cluster;
 pub mod config;
 pub mod controller;
+mod server;
+mod session;
 pub mod spec;
 pub mod store;
+
+pub use server::{RunError, run};

@@ -142,6 +142,21 @@ impl TaskState {
         }
     }
 
+    /// Its name, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Initializing(_) => "initializing",
+            Self::Running(_) => "running",
+            Self::Finalizing(_) => "finalizing",
+            Self::Canceling { .. } => "canceling",
+            Self::Complete => "complete",
+            Self::ExecutorError => "executor error",
+            Self::SystemError => "system error",
+            Self::Canceled => "canceled",
+        }
+    }
+
     /// Whether nothing can change it any more.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Complete | Self::ExecutorError | Self::SystemError | Self::Canceled)

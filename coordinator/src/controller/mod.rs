@@ -1,33 +1,186 @@
-//! The single writer: drain the inbox, decide, commit, act, reply.
+//! The single writer. One thread: drain what arrived while the last batch went to disk, decide by the
+//! model, commit everything in one transaction, and only then act: tell agents, publish the board, answer
+//! callers. A failed commit ends the process; nothing that was not committed has been said to anybody.
 
+mod act;
+mod decide;
+mod event;
 mod handle;
+mod rows;
+mod words;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use teamster_values::TaskId;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
+pub use event::{AgentHello, Event, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 pub use handle::{CancelAnswer, Handle, Stopped};
 
-use crate::spec::TaskSpec;
+use crate::board::{Board, Progress};
+use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};
+use crate::store::{Asks, Reader, StoreError, Writer};
 
-/// What can happen to the coordinator. Closed: whatever changes state comes in as one of these.
+/// Events that may wait. Callers wait when it is full: a burst is felt at the door, not in memory.
+const INBOX_EVENTS_MAX: usize = 4096;
+
+/// What a controller is made of.
 #[derive(Debug)]
-pub enum Event {
-    /// A valid task came in.
-    Submitted {
-        /// Whose it is.
-        owner: String,
-        /// What to run.
-        spec: Arc<TaskSpec>,
-        /// Answered once it is on disk.
-        reply: oneshot::Sender<TaskId>,
-    },
-    /// Somebody wants a task to end.
-    CancelRequested {
-        /// Which one.
-        task: TaskId,
-        /// Answered once the wish is on disk.
-        reply: oneshot::Sender<CancelAnswer>,
-    },
+pub struct Parts {
+    /// The one writer.
+    pub writer: Writer,
+    /// For specs and for tasks that have ended.
+    pub reader: Reader,
+    /// Where the state is published.
+    pub board: Arc<Board>,
+    /// What the operator decided.
+    pub policy: Policy,
+    /// Paths of the storages that tasks may use; their order is their index in the model.
+    pub storages: Vec<String>,
+}
+
+/// Restores the live tasks and starts the controller's thread. It ends when the last [`Handle`] is dropped,
+/// or with the error of a failed commit.
+pub fn start(parts: Parts) -> Result<(Handle, thread::JoinHandle<Result<(), StoreError>>), StoreError> {
+    let (inbox, events) = mpsc::channel(INBOX_EVENTS_MAX);
+    let mut controller = Controller::new(parts)?;
+    controller.restore()?;
+    controller.publish();
+    let thread = thread::Builder::new()
+        .name("controller".to_owned())
+        .spawn(move || controller.run(events))
+        .expect("the process can start a thread while it starts up");
+    Ok((Handle::new(inbox), thread))
+}
+
+struct Controller {
+    cluster: Cluster,
+    writer: Writer,
+    reader: Reader,
+    board: Arc<Board>,
+    storages: Vec<String>,
+    live: HashMap<Seq, LiveTask>,
+    seqs: HashMap<TaskId, Seq>,
+    /// One copy of each different wish, shared by the tasks that have it.
+    asks: HashSet<Arc<Asks>>,
+    sessions: BTreeMap<NodeKey, Session>,
+    hellos: BTreeMap<NodeKey, NodeHello>,
+    progress: BTreeMap<Seq, Progress>,
+    next_seq: Seq,
+    next_session: u64,
+    started: Instant,
+    brake_was_on: bool,
+}
+
+/// What the model does not hold of a live task.
+struct LiveTask {
+    id: TaskId,
+    asks: Arc<Asks>,
+    /// When the attempt that is under way was placed.
+    since: Option<Timestamp>,
+}
+
+struct Session {
+    id: SessionId,
+    outbox: mpsc::Sender<ToAgent>,
+}
+
+/// What a node last said of itself, and when it came or went.
+struct NodeHello {
+    agent: AgentHello,
+    since: Timestamp,
+}
+
+impl Controller {
+    fn new(parts: Parts) -> Result<Self, StoreError> {
+        let next_seq = parts.reader.next_seq()?;
+        Ok(Self {
+            cluster: Cluster::new(parts.policy),
+            writer: parts.writer,
+            reader: parts.reader,
+            board: parts.board,
+            storages: parts.storages,
+            live: HashMap::new(),
+            seqs: HashMap::new(),
+            asks: HashSet::new(),
+            sessions: BTreeMap::new(),
+            hellos: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            next_seq,
+            next_session: 1,
+            started: Instant::now(),
+            brake_was_on: false,
+        })
+    }
+
+    fn restore(&mut self) -> Result<(), StoreError> {
+        let now = self.now();
+        let rows = self.reader.live()?;
+        let count = rows.len();
+        for (seq, id, row) in rows {
+            let state = rows::state_of(&row, |node| self.cluster.node_key(now, node));
+            let asks = self.share(row.asks);
+            self.cluster.restore(now, seq, rows::request_of(&asks, &self.storages), state);
+            self.remember(seq, LiveTask { id, asks, since: row.since });
+        }
+        tracing::info!(tasks = count, "restored the tasks that had not ended");
+        Ok(())
+    }
+
+    fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), StoreError> {
+        let mut batch = Vec::new();
+        while let Some(first) = events.blocking_recv() {
+            batch.push(first);
+            while batch.len() < INBOX_EVENTS_MAX
+                && let Ok(event) = events.try_recv()
+            {
+                batch.push(event);
+            }
+            self.turn(&mut batch)?;
+        }
+        tracing::info!("the controller has stopped");
+        Ok(())
+    }
+
+    /// One batch: decide, commit, act.
+    fn turn(&mut self, batch: &mut Vec<Event>) -> Result<(), StoreError> {
+        let now = self.now();
+        let mut decided = decide::Decided::default();
+        for event in batch.drain(..) {
+            self.decide(now, event, &mut decided)?;
+        }
+        self.cluster.schedule(now, &mut decided.effects);
+        let changes = self.changes(&mut decided);
+        self.writer.commit(&changes)?;
+        self.act(decided)
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn share(&mut self, asks: Asks) -> Arc<Asks> {
+        if let Some(shared) = self.asks.get(&asks) {
+            return shared.clone();
+        }
+        let shared = Arc::new(asks);
+        self.asks.insert(shared.clone());
+        shared
+    }
+
+    fn remember(&mut self, seq: Seq, task: LiveTask) {
+        self.seqs.insert(task.id, seq);
+        self.live.insert(seq, task);
+    }
+
+    fn forget(&mut self, seq: Seq) {
+        self.progress.remove(&seq);
+        if let Some(task) = self.live.remove(&seq) {
+            self.seqs.remove(&task.id);
+        }
+    }
 }

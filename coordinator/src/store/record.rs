@@ -52,7 +52,7 @@ pub struct LiveRow {
 }
 
 /// What the scheduler must know of a task.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Asks {
     /// Thousandths of a CPU.
     pub cpu_milli: u64,

@@ -1,0 +1,159 @@
+//! What is done once a batch is on disk: commands go out, the board is published, callers are answered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use teamster_values::TaskId;
+use tokio::sync::oneshot;
+
+use super::decide::Decided;
+use super::event::{SessionId, SessionRefused, ToAgent};
+use super::{CancelAnswer, Controller};
+use crate::board::{Amount, NodeState, NodeView, View};
+use crate::cluster::{Command, Node, NodeKey, Resources, Seq};
+use crate::spec::TaskSpec;
+use crate::store::StoreError;
+
+/// An answer that waits for the disk. A caller that has gone away is no concern of ours.
+pub(super) enum Reply {
+    Submitted(oneshot::Sender<TaskId>, TaskId),
+    Canceled(oneshot::Sender<CancelAnswer>, CancelAnswer),
+    Session(oneshot::Sender<Result<SessionId, SessionRefused>>, Result<SessionId, SessionRefused>),
+}
+
+impl Reply {
+    fn give(self) {
+        match self {
+            Self::Submitted(reply, id) => drop(reply.send(id)),
+            Self::Canceled(reply, answer) => drop(reply.send(answer)),
+            Self::Session(reply, answer) => drop(reply.send(answer)),
+        }
+    }
+}
+
+impl Controller {
+    pub(super) fn act(&mut self, mut decided: Decided) -> Result<(), StoreError> {
+        for reply in std::mem::take(&mut decided.replies) {
+            reply.give();
+        }
+        let fresh: HashMap<Seq, Arc<TaskSpec>> =
+            decided.accepted.drain(..).map(|accepted| (accepted.seq, accepted.spec)).collect();
+        let mut outgoing = Vec::with_capacity(decided.effects.commands.len());
+        for (key, command) in std::mem::take(&mut decided.effects.commands) {
+            outgoing.extend(self.to_agent(command, &fresh)?.map(|message| (key, message)));
+        }
+        outgoing.append(&mut decided.strangers);
+        for (key, message) in outgoing {
+            self.send(key, message, &mut decided);
+        }
+        for (seq, state) in std::mem::take(&mut decided.effects.changed) {
+            self.announce(seq, &state);
+            if state.is_terminal() {
+                self.forget(seq);
+            } else if state.placement().is_none() {
+                self.progress.remove(&seq);
+            }
+            decided.board_changed = true;
+        }
+        self.note_brake();
+        if decided.board_changed {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn announce(&self, seq: Seq, state: &crate::cluster::TaskState) {
+        let Some(task) = self.live.get(&seq) else { return };
+        let attempt = state.placement().map(|placement| placement.attempt);
+        let node = state.placement().map(|placement| self.cluster.node(placement.node).id.as_str());
+        if state.is_terminal() {
+            tracing::info!(task = %task.id, state = state.name(), "ended");
+        } else {
+            tracing::debug!(task = %task.id, state = state.name(), attempt, node, "went on");
+        }
+    }
+
+    /// The message for a command; none when the task has ended meanwhile and left nothing to say.
+    fn to_agent(
+        &self,
+        command: Command,
+        fresh: &HashMap<Seq, Arc<TaskSpec>>,
+    ) -> Result<Option<ToAgent>, StoreError> {
+        let (Command::Start(seq, attempt) | Command::Stop(seq, attempt) | Command::Forget(seq, attempt)) =
+            command;
+        let Some(live) = self.live.get(&seq) else { return Ok(None) };
+        let task = live.id;
+        Ok(match command {
+            Command::Stop(..) => Some(ToAgent::Stop { task, attempt }),
+            Command::Forget(..) => Some(ToAgent::Forget { task, attempt }),
+            Command::Start(..) => {
+                let spec = match fresh.get(&seq) {
+                    Some(spec) => Some(spec.clone()),
+                    None => self.reader.spec(seq)?.map(|(_, spec)| spec),
+                };
+                let request = super::rows::request_of(&live.asks, &self.storages);
+                let lease = Duration::from_millis(self.cluster.lease_millis(&request));
+                spec.map(|spec| ToAgent::Start { task, attempt, spec, lease })
+            }
+        })
+    }
+
+    /// Hands a message to a session. One that cannot take it is given up: the agent dials again, and the
+    /// inventory that it then brings says what is missing.
+    fn send(&mut self, key: NodeKey, message: ToAgent, decided: &mut Decided) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        if session.outbox.try_send(message).is_err() {
+            tracing::warn!(
+                node = self.cluster.node(key).id,
+                "an agent does not take its commands; dropping it"
+            );
+            let now = self.now();
+            self.drop_session(now, key, decided);
+        }
+    }
+
+    fn note_brake(&mut self) {
+        let on = self.cluster.brake_is_on();
+        if on != std::mem::replace(&mut self.brake_was_on, on) {
+            if on {
+                tracing::error!(
+                    "more than half of the nodes vanished at once: nothing is declared dead until they return"
+                );
+            } else {
+                tracing::info!("enough nodes are back: leases count again");
+            }
+        }
+    }
+
+    /// Puts the present state on the board.
+    pub(super) fn publish(&self) {
+        let nodes = self.cluster.nodes().iter().enumerate();
+        let nodes = nodes.filter_map(|(index, node)| self.node_view(NodeKey(index as u32), node));
+        self.board
+            .publish(View { nodes: Arc::new(nodes.collect()), progress: Arc::new(self.progress.clone()) });
+    }
+
+    /// A node that has been heard since this process started.
+    fn node_view(&self, key: NodeKey, node: &Node) -> Option<NodeView> {
+        let hello = self.hellos.get(&key)?;
+        Some(NodeView {
+            id: node.id.clone(),
+            state: if node.is_connected() { NodeState::Ready } else { NodeState::Disconnected },
+            since: hello.since,
+            capacity: amount(&node.offer.capacity),
+            free: amount(&node.free()),
+            tasks: node.tasks.len(),
+            storage: hello.agent.storages.clone(),
+            versions: hello.agent.versions.clone(),
+        })
+    }
+}
+
+fn amount(resources: &Resources) -> Amount {
+    Amount {
+        cpu_milli: resources.cpu_milli,
+        memory_bytes: resources.memory_bytes,
+        disk_bytes: resources.disk_bytes,
+    }
+}

@@ -1,0 +1,265 @@
+//! Events in, decisions out. Everything that needs an id, a session or a text is here; what follows for
+//! tasks and nodes is the model's word.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use teamster_values::{TaskId, parse_storage_url};
+use tokio::sync::{mpsc, oneshot};
+
+use super::act::Reply;
+use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
+use super::{CancelAnswer, Controller, Event, LiveTask, NodeHello, Session, rows};
+use crate::board::{Progress, StorageView};
+use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
+use crate::spec::TaskSpec;
+use crate::store::{Asks, AttemptLog, StoreError};
+
+/// What a batch came to.
+#[derive(Default)]
+pub(super) struct Decided {
+    /// What the model says.
+    pub(super) effects: Effects,
+    /// Tasks that were accepted, in order.
+    pub(super) accepted: Vec<Accepted>,
+    /// What agents said of attempts that ended.
+    pub(super) logs: HashMap<(Seq, u32), AttemptLog>,
+    /// Commands about attempts that are none of this cluster's live tasks'.
+    pub(super) strangers: Vec<(NodeKey, ToAgent)>,
+    /// Answers that may be given once the batch is on disk.
+    pub(super) replies: Vec<Reply>,
+    /// Whether the board shows something else now.
+    pub(super) board_changed: bool,
+}
+
+/// A task that was accepted.
+pub(super) struct Accepted {
+    pub(super) seq: Seq,
+    pub(super) id: TaskId,
+    pub(super) owner: String,
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) asks: Arc<Asks>,
+}
+
+impl Controller {
+    pub(super) fn decide(
+        &mut self,
+        now: Millis,
+        event: Event,
+        decided: &mut Decided,
+    ) -> Result<(), StoreError> {
+        match event {
+            Event::Submitted { owner, spec, reply } => self.submitted(now, owner, spec, reply, decided),
+            Event::CancelRequested { task, reply } => self.cancel_requested(now, task, reply, decided)?,
+            Event::AgentConnected { agent, held, outbox, reply } => {
+                self.agent_connected(now, *agent, held, outbox, reply, decided)?;
+            }
+            Event::AgentOffer { session, storages } => self.agent_offer(now, session, storages, decided),
+            Event::AgentReported { session, reports } => {
+                let Some(key) = self.node_of(session) else { return Ok(()) };
+                for report in reports {
+                    if let Some(held) = self.known(key, report, decided)? {
+                        self.cluster.handle(now, cluster::Event::Reported(key, held), &mut decided.effects);
+                    }
+                }
+            }
+            Event::AgentDisconnected { session } => {
+                if let Some(key) = self.node_of(session) {
+                    self.drop_session(now, key, decided);
+                }
+            }
+            Event::Tick => {
+                self.cluster.handle(now, cluster::Event::Tick, &mut decided.effects);
+            }
+        }
+        Ok(())
+    }
+
+    fn submitted(
+        &mut self,
+        now: Millis,
+        owner: String,
+        spec: Arc<TaskSpec>,
+        reply: oneshot::Sender<TaskId>,
+        decided: &mut Decided,
+    ) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let id = TaskId::from_bytes(uuid::Uuid::now_v7().into_bytes());
+        let asks = self.share(asks_of(&spec, &self.storages));
+        let request = rows::request_of(&asks, &self.storages);
+        self.cluster.handle(now, cluster::Event::Submitted(seq, request), &mut decided.effects);
+        self.remember(seq, LiveTask { id, asks: asks.clone(), since: None });
+        tracing::info!(task = %id, name = spec.name.as_deref(), "accepted");
+        decided.accepted.push(Accepted { seq, id, owner, spec, asks });
+        decided.replies.push(Reply::Submitted(reply, id));
+    }
+
+    fn cancel_requested(
+        &mut self,
+        now: Millis,
+        task: TaskId,
+        reply: oneshot::Sender<CancelAnswer>,
+        decided: &mut Decided,
+    ) -> Result<(), StoreError> {
+        let answer = match self.seqs.get(&task) {
+            Some(seq) => {
+                let event = cluster::Event::CancelRequested(*seq);
+                if self.cluster.handle(now, event, &mut decided.effects) {
+                    tracing::info!(%task, "cancel requested");
+                }
+                CancelAnswer::Accepted
+            }
+            None if self.reader.seq(&task)?.is_some() => CancelAnswer::Accepted,
+            None => CancelAnswer::Unknown,
+        };
+        decided.replies.push(Reply::Canceled(reply, answer));
+        Ok(())
+    }
+
+    fn agent_connected(
+        &mut self,
+        now: Millis,
+        agent: AgentHello,
+        held: Vec<HeldAttempt>,
+        outbox: mpsc::Sender<ToAgent>,
+        reply: oneshot::Sender<Result<SessionId, SessionRefused>>,
+        decided: &mut Decided,
+    ) -> Result<(), StoreError> {
+        let key = self.cluster.node_key(now, &agent.node_id);
+        if self.sessions.contains_key(&key) {
+            tracing::warn!(node = agent.node_id, "refused a second session for one node");
+            let refused = SessionRefused::SecondSession(agent.node_id);
+            decided.replies.push(Reply::Session(reply, Err(refused)));
+            return Ok(());
+        }
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        tracing::info!(node = agent.node_id, session = session.0, held = held.len(), "agent connected");
+        let mut known = Vec::with_capacity(held.len());
+        for line in held {
+            known.extend(self.known(key, line, decided)?);
+        }
+        let id = agent.node_id.clone();
+        let offer = self.offer_of(&agent);
+        self.sessions.insert(key, Session { id: session, outbox });
+        self.hellos.insert(key, NodeHello { agent, since: Timestamp::now() });
+        let event = cluster::Event::NodeConnected { id, offer, held: known };
+        self.cluster.handle(now, event, &mut decided.effects);
+        decided.replies.push(Reply::Session(reply, Ok(session)));
+        decided.board_changed = true;
+        Ok(())
+    }
+
+    fn agent_offer(
+        &mut self,
+        now: Millis,
+        session: SessionId,
+        storages: Vec<StorageView>,
+        decided: &mut Decided,
+    ) {
+        let Some(key) = self.node_of(session) else { return };
+        let Some(hello) = self.hellos.get_mut(&key) else { return };
+        if hello.agent.storages == storages {
+            return;
+        }
+        for storage in &storages {
+            tracing::warn!(
+                node = hello.agent.node_id,
+                storage = storage.name,
+                ok = storage.ok,
+                "storage changed"
+            );
+        }
+        hello.agent.storages = storages;
+        let agent = hello.agent.clone();
+        let offer = self.offer_of(&agent);
+        self.cluster.handle(now, cluster::Event::OfferChanged(key, offer), &mut decided.effects);
+        decided.board_changed = true;
+    }
+
+    /// Ends a session on our side; its agent will come back and say everything again.
+    pub(super) fn drop_session(&mut self, now: Millis, key: NodeKey, decided: &mut Decided) {
+        if self.sessions.remove(&key).is_none() {
+            return;
+        }
+        self.cluster.handle(now, cluster::Event::NodeDisconnected(key), &mut decided.effects);
+        if let Some(hello) = self.hellos.get_mut(&key) {
+            hello.since = Timestamp::now();
+            tracing::warn!(node = hello.agent.node_id, "agent disconnected; its tasks are left as they are");
+        }
+        decided.board_changed = true;
+    }
+
+    fn node_of(&self, session: SessionId) -> Option<NodeKey> {
+        self.sessions.iter().find(|(_, entry)| entry.id == session).map(|(key, _)| *key)
+    }
+
+    /// The model's word for what an agent says, if it is about a live task of this cluster. What an ended
+    /// task left is dropped; what nobody here has ever heard of is stopped, and kept where it is: it may
+    /// be all that is left after somebody put back an old database.
+    fn known(
+        &mut self,
+        key: NodeKey,
+        said: HeldAttempt,
+        decided: &mut Decided,
+    ) -> Result<Option<Held>, StoreError> {
+        let HeldAttempt { task, attempt, stage } = said;
+        let Some(seq) = self.seqs.get(&task).copied() else {
+            if self.reader.seq(&task)?.is_some() {
+                decided.strangers.push((key, ToAgent::Forget { task, attempt }));
+            } else if !matches!(stage, Stage::Ended { .. }) {
+                tracing::error!(%task, attempt, "an agent runs a task that this cluster does not know; stopping it");
+                decided.strangers.push((key, ToAgent::Stop { task, attempt }));
+            }
+            return Ok(None);
+        };
+        let stage = match stage {
+            Stage::Preparing => HeldStage::Preparing,
+            Stage::Running { executor, since } => {
+                self.progress.insert(seq, Progress { executor, since });
+                decided.board_changed = true;
+                HeldStage::Running
+            }
+            Stage::Finalizing => HeldStage::Finalizing,
+            Stage::Ended { ending, log } => {
+                decided.logs.insert((seq, attempt), *log);
+                HeldStage::Ended(ending)
+            }
+        };
+        Ok(Some(Held { seq, attempt, stage }))
+    }
+
+    fn offer_of(&self, agent: &AgentHello) -> Offer {
+        let mut storages = StorageSet::default();
+        for storage in agent.storages.iter().filter(|storage| storage.ok) {
+            if let Some(index) = self.storages.iter().position(|path| *path == storage.path) {
+                storages.insert(index);
+            }
+        }
+        let capacity = Resources {
+            cpu_milli: agent.capacity.cpu_milli,
+            memory_bytes: agent.capacity.memory_bytes,
+            disk_bytes: agent.capacity.disk_bytes,
+        };
+        Offer { capacity, storages }
+    }
+}
+
+/// What the scheduler must know of a task: what it needs, and the storages that its URLs lie on.
+fn asks_of(spec: &TaskSpec, storages: &[String]) -> Asks {
+    let (cpu_milli, memory_bytes, disk_bytes) = spec.need();
+    let inputs = spec.inputs.iter().filter(|input| input.content.as_deref().unwrap_or("").is_empty());
+    let urls = inputs
+        .filter_map(|input| input.url.as_deref())
+        .chain(spec.outputs.iter().map(|output| output.url.as_str()));
+    let mut used: Vec<String> = urls
+        .filter_map(|url| parse_storage_url(url).ok())
+        .filter_map(|path| storages.iter().find(|storage| path.as_path().starts_with(storage)))
+        .cloned()
+        .collect();
+    used.sort();
+    used.dedup();
+    Asks { cpu_milli, memory_bytes, disk_bytes, storages: used, preemptible: spec.preemptible() }
+}

@@ -1,0 +1,161 @@
+//! What comes in to the controller, and what it says to agents. These are the coordinator's own words:
+//! `session` converts between them and the wire.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use teamster_values::TaskId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::CancelAnswer;
+use crate::board::{Amount, StorageView};
+use crate::cluster::Ending;
+use crate::spec::TaskSpec;
+use crate::store::AttemptLog;
+
+/// What can happen to the coordinator. Closed: whatever changes state comes in as one of these.
+#[derive(Debug)]
+pub enum Event {
+    /// A valid task came in.
+    Submitted {
+        /// Whose it is.
+        owner: String,
+        /// What to run.
+        spec: Arc<TaskSpec>,
+        /// Answered once it is on disk.
+        reply: oneshot::Sender<TaskId>,
+    },
+    /// Somebody wants a task to end.
+    CancelRequested {
+        /// Which one.
+        task: TaskId,
+        /// Answered once the wish is on disk.
+        reply: oneshot::Sender<CancelAnswer>,
+    },
+    /// An agent opened a session and said all that it holds.
+    AgentConnected {
+        /// Who it is and what its node has.
+        agent: Box<AgentHello>,
+        /// Everything that it holds.
+        held: Vec<HeldAttempt>,
+        /// Where commands go. When it is full the session is given up: the next one begins with all that
+        /// matters.
+        outbox: mpsc::Sender<ToAgent>,
+        /// The number of the session, or why there is none.
+        reply: oneshot::Sender<Result<SessionId, SessionRefused>>,
+    },
+    /// An agent says that its storages came or went.
+    AgentOffer {
+        /// Which session.
+        session: SessionId,
+        /// All storages, as they are now.
+        storages: Vec<StorageView>,
+    },
+    /// An agent says how far attempts are.
+    AgentReported {
+        /// Which session.
+        session: SessionId,
+        /// What it says.
+        reports: Vec<HeldAttempt>,
+    },
+    /// A session is over.
+    AgentDisconnected {
+        /// Which one.
+        session: SessionId,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// A session, counted from the start of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Why a session is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SessionRefused {
+    /// Two agents claim to be one node, or the older session is not yet known to be gone.
+    #[error("node '{0}' has a live session already")]
+    SecondSession(String),
+}
+
+/// Who an agent is and what its node has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentHello {
+    /// The node's stable name.
+    pub node_id: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// What tasks may use there.
+    pub capacity: Amount,
+    /// Its storages.
+    pub storages: Vec<StorageView>,
+    /// Versions of what runs there, for people.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// How far an attempt is, in an agent's words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldAttempt {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt at it.
+    pub attempt: u32,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// No executor has been started.
+    Preparing,
+    /// This executor runs, since then.
+    Running {
+        /// Its index.
+        executor: u32,
+        /// When it started.
+        since: Timestamp,
+    },
+    /// The executors are done, outputs are being put in place.
+    Finalizing,
+    /// It ended.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// What it left behind.
+        log: Box<AttemptLog>,
+    },
+}
+
+/// What an agent is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToAgent {
+    /// Run this.
+    Start {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// What to run.
+        spec: Arc<TaskSpec>,
+        /// How long it may go on without a word from here.
+        lease: Duration,
+    },
+    /// Kill it, and say how it ended.
+    Stop {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Delete what is kept of it.
+    Forget {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+    },
+}

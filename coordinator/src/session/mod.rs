@@ -1,0 +1,109 @@
+//! Agents: one session per connected agent, on one stream. A session translates and keeps time; it decides
+//! nothing and remembers nothing, so that losing it loses nothing.
+
+mod convert;
+mod stream;
+
+use std::time::Duration;
+
+use teamster_proto::agent::v1 as wire;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::controller::Handle;
+
+/// Largest message that an agent may send: an inventory chunk or a batch of results with their log tails.
+const INCOMING_BYTES_MAX: usize = 16 << 20;
+/// Messages to an agent that may wait for its socket.
+const OUTGOING_MESSAGES_MAX: usize = 64;
+
+/// What all sessions share.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Where events go.
+    pub controller: Handle,
+    /// The cluster that agents must belong to.
+    pub cluster_id: String,
+    /// How often its database was opened; agents obey no lower one.
+    pub term: u64,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+}
+
+struct Service {
+    sessions: Sessions,
+    /// Owns every session's task.
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Serves agents until `shutdown`; returns when the last session is over.
+pub async fn serve(
+    listener: TcpListener,
+    sessions: Sessions,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let tracker = TaskTracker::new();
+    let keepalive = sessions.heartbeat;
+    let service = Service { sessions, tracker: tracker.clone(), shutdown: shutdown.clone() };
+    let server = wire::agent_service_server::AgentServiceServer::new(service)
+        .max_decoding_message_size(INCOMING_BYTES_MAX);
+    let served = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(2 * keepalive))
+        .tcp_nodelay(true)
+        .add_service(server)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .await;
+    tracker.close();
+    tracker.wait().await;
+    served
+}
+
+#[tonic::async_trait]
+impl wire::agent_service_server::AgentService for Service {
+    type SessionStream = ReceiverStream<Result<wire::CoordinatorMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+        let session = stream::Stream::new(self.sessions.clone(), request.into_inner(), outgoing);
+        // The answer begins at once, so that an agent which waits for it before it speaks is served too.
+        self.tracker.spawn(session.drive(self.shutdown.clone()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+/// Whether an agent may have a session. The one gate: certificates and tokens are checked here when they
+/// come; today every agent that reaches the port, speaks our protocol and belongs to our cluster may.
+fn authenticate(hello: &wire::Hello, sessions: &Sessions) -> Result<(), Status> {
+    if hello.protocol != 1 {
+        return Err(Status::failed_precondition(format!(
+            "the coordinator speaks protocol 1, the agent protocol {}: upgrade the older of the two",
+            hello.protocol
+        )));
+    }
+    if hello.node_id.is_empty() || hello.node_id.len() > 253 || hello.boot_id.is_empty() {
+        return Err(Status::invalid_argument("hello needs a node_id of 1 to 253 bytes and a boot_id"));
+    }
+    if !hello.cluster_id.is_empty() && hello.cluster_id != sessions.cluster_id {
+        return Err(Status::failed_precondition(format!(
+            "the agent belongs to cluster {}, this is {}; if that is meant, remove cluster.json from the \
+             agent's data directory once its tasks have ended",
+            hello.cluster_id, sessions.cluster_id
+        )));
+    }
+    if hello.term > sessions.term {
+        return Err(Status::failed_precondition(format!(
+            "the agent has seen term {}, this coordinator is in term {}: its database is an old copy",
+            hello.term, sessions.term
+        )));
+    }
+    Ok(())
+}
