@@ -2,6 +2,7 @@
 //! task and mounts nothing.
 
 pub mod api;
+pub mod attempt_log;
 pub mod board;
 pub mod cluster;
 pub mod config;

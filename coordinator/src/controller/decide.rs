@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::act::Reply;
 use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 use super::{CancelAnswer, Controller, Event, LiveTask, NodeHello, Session, rows};
+use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
 use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
 use crate::spec::TaskSpec;
-use crate::store::{Asks, AttemptLog, StoreError};
+use crate::store::{Asks, StoreError};
 
 /// What a batch came to.
 #[derive(Default)]

@@ -10,10 +10,10 @@ use teamster_values::TaskId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::CancelAnswer;
+use crate::attempt_log::AttemptLog;
 use crate::board::{Amount, StorageView};
 use crate::cluster::Ending;
 use crate::spec::TaskSpec;
-use crate::store::AttemptLog;
 
 /// What can happen to the coordinator. Closed: whatever changes state comes in as one of these.
 #[derive(Debug)]

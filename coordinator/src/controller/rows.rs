@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::decide::Decided;
 use super::{Controller, words};
+use crate::attempt_log::AttemptLog;
 use crate::cluster::{
     AttemptEnd, Class, NodeKey, Placement, Request, Resources, Seq, Shown, StorageSet, TaskState,
 };
-use crate::store::{self, Asks, AttemptLog, Change, FinalState, LiveRow, LiveState};
+use crate::store::{self, Asks, Change, FinalState, LiveRow, LiveState};
 
 impl Controller {
     /// Everything that a batch changes on disk, in the order in which it must be written.

@@ -6,11 +6,11 @@ use teamster_proto::agent::v1 as wire;
 use teamster_values::TaskId;
 use tonic::Status;
 
+use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
 use crate::board::{Amount, StorageView};
 use crate::cluster::{Ending, Loss};
 use crate::controller::{AgentHello, HeldAttempt, Stage, ToAgent};
 use crate::spec::{self, FileType, TaskSpec};
-use crate::store::{AttemptLog, ExecutorLog, OutputFileLog};
 
 /// More than this of anything is a broken agent: 1 PiB, or as many thousandths of a CPU.
 const CAPACITY_MAX: u64 = 1 << 50;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use teamster_values::TaskId;
 
 use super::*;
+use crate::attempt_log::AttemptLog;
 use crate::spec::{Executor, TaskSpec};
 
 /// Tells the child test below where to write.

@@ -16,9 +16,7 @@ pub use error::StoreError;
 pub use open::{Opened, open};
 pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};
-pub use record::{
-    Asks, AttemptLog, ExecutorLog, FinalRow, FinalState, Head, LiveRow, LiveState, OutputFileLog, Shown,
-};
+pub use record::{Asks, FinalRow, FinalState, Head, LiveRow, LiveState, Shown};
 pub use writer::{Change, Writer};
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use teamster_values::TaskId;
 use super::StoreError;
 use super::open::Shared;
 use super::page::{self, ListQuery, Page};
-use super::record::{self, AttemptLog, FinalRow, Head, LiveRow};
+use super::record::{self, FinalRow, Head, LiveRow};
 use super::tables::{ATTEMPTS, FINALS, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
 
 /// Reads the database. Cheap to clone.

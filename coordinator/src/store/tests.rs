@@ -9,6 +9,7 @@ use teamster_values::TaskId;
 
 use super::open::open_within;
 use super::*;
+use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
 use crate::spec::{Executor, TaskSpec};
 
 fn task_id(number: u8) -> TaskId {

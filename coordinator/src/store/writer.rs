@@ -8,8 +8,9 @@ use teamster_values::TaskId;
 
 use super::StoreError;
 use super::open::Shared;
-use super::record::{self, Asks, AttemptLog, FinalRow, FinalState, Head, LiveRow};
+use super::record::{self, Asks, FinalRow, FinalState, Head, LiveRow};
 use super::tables::{ATTEMPTS, FINALS, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
 
 /// The one writer. It is moved into the controller's thread and is not `Clone`.
