@@ -2,12 +2,22 @@
 //! containerd; `fake.rs` is for tests. Everything here is idempotent, because the caller may have been
 //! killed after any step and will ask again.
 
+mod cgroup;
+mod containerd;
+mod etc;
+pub mod fake;
+pub mod image;
+mod rootfs;
+mod sandbox;
+mod seccomp;
+
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use teamster_values::AbsolutePath;
 
+pub use self::containerd::Containerd;
 use crate::assignment::{AttemptId, Resources};
 
 /// Runs containers on this node.

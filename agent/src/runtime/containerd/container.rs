@@ -1,0 +1,279 @@
+//! From a [`ContainerSpec`] to a process that runs: lease, snapshot, container record, task. Each step may
+//! have been done by an agent that was killed right after it, so each takes what is already there.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use containerd_client::services::v1::container::Runtime as RuntimeName;
+use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
+use containerd_client::services::v1::{
+    Container, CreateContainerRequest, CreateRequest, CreateTaskRequest, GetContainerRequest, KillRequest,
+    StartRequest,
+};
+use containerd_client::to_any;
+use containerd_client::types::Mount;
+use prost_types::Any;
+use tonic::{Code, Status};
+
+use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
+use super::{Containerd, blocking};
+use crate::runtime::rootfs::Rootfs;
+use crate::runtime::sandbox::{self, SandboxError};
+use crate::runtime::{ContainerId, ContainerSpec, ContainerState, RuntimeError, Signal, cgroup};
+
+/// The shim that runs our containers.
+const RUNTIME: &str = "io.containerd.runc.v2";
+
+/// Says which attempt a container was made for.
+const ATTEMPT_LABEL: &str = "teamster/attempt";
+
+/// What containerd calls an OCI runtime specification in JSON.
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// Options of the runc shim, as far as we set them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RuncOptions {
+    /// Owner of the pipes between shim and container, so that a task may open `/dev/stdout` again.
+    #[prost(uint32, tag = "4")]
+    io_uid: u32,
+    /// Group of those pipes.
+    #[prost(uint32, tag = "5")]
+    io_gid: u32,
+}
+
+impl prost::Name for RuncOptions {
+    const NAME: &'static str = "Options";
+    const PACKAGE: &'static str = "containerd.runc.v1";
+}
+
+impl Containerd {
+    pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        let id = spec.id;
+        if self.is_recorded(id).await? {
+            if self.task_state(id).await? != ContainerState::Missing {
+                return Ok(());
+            }
+            // The agent was killed between the record and the task. Nothing of it ever ran.
+            self.remove_container(id).await?;
+        }
+        let lease = id.to_string();
+        let request = call(CreateRequest { id: lease.clone(), labels: HashMap::new() }, QUICK);
+        or_exists(self.link.client().leases().create(request).await)
+            .map_err(|status| failure("make a lease", &status))?;
+        let mounts = self.prepare_snapshot(spec, &lease).await?;
+        let document = self.confine(spec, &mounts).await?;
+        let options = to_any(&RuncOptions { io_uid: spec.identity.uid, io_gid: spec.identity.gid });
+        self.record(spec, &lease, document, &options).await?;
+        self.create_task(spec, mounts, options).await
+    }
+
+    /// Whether there is a record under this id. One that was made for something else is an error.
+    async fn is_recorded(&self, id: ContainerId) -> Result<bool, RuntimeError> {
+        let request = call(GetContainerRequest { id: id.to_string() }, QUICK);
+        let answer = or_missing(self.link.client().containers().get(request).await)
+            .map_err(|status| failure("look for the container", &status))?;
+        let Some(container) = answer.and_then(|answer| answer.into_inner().container) else {
+            return Ok(false);
+        };
+        if container.labels.get(ATTEMPT_LABEL) == Some(&id.attempt.to_string()) {
+            return Ok(true);
+        }
+        Err(RuntimeError::Failed {
+            action: format!("make container {id}"),
+            reason: "something else has made one of that name".to_owned(),
+        })
+    }
+
+    async fn prepare_snapshot(&self, spec: &ContainerSpec, lease: &str) -> Result<Vec<Mount>, RuntimeError> {
+        let key = spec.id.to_string();
+        let mut snapshots = self.link.client().snapshots();
+        let request = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: key.clone(),
+            parent: spec.image.chain_id.clone(),
+            labels: HashMap::new(),
+        };
+        let made = match or_exists(snapshots.prepare(leased(request, SLOW, lease)).await) {
+            Ok(Some(answer)) => return Ok(answer.into_inner().mounts),
+            Ok(None) => {
+                let request = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key };
+                snapshots.mounts(call(request, QUICK)).await.map(|answer| answer.into_inner().mounts)
+            }
+            Err(status) => Err(status),
+        };
+        made.map_err(|status| {
+            // The image went while we remembered it; the next look must see that.
+            self.images.forget(&spec.image.digest);
+            failure("prepare the container's root file system", &status)
+        })
+    }
+
+    /// The OCI specification as containerd takes it.
+    async fn confine(&self, spec: &ContainerSpec, mounts: &[Mount]) -> Result<Any, RuntimeError> {
+        let layers = layers_of(mounts);
+        let (owned, id) = (spec.clone(), spec.id);
+        let document = blocking("build the sandbox", move || {
+            let rootfs = Rootfs::open(&layers).map_err(|error| error.to_string())?;
+            cgroup::limit_pids(id.attempt, owned.pids_max).map_err(|error| error.to_string())?;
+            match sandbox::build(&owned, &rootfs) {
+                Ok(document) => Ok(Ok(document)),
+                Err(SandboxError::Workdir(reason)) => Ok(Err(RuntimeError::CommandUnusable(reason))),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await??;
+        let value = serde_json::to_vec(&document).map_err(|error| RuntimeError::Failed {
+            action: "write the OCI specification".to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Any { type_url: SPEC_TYPE.to_owned(), value })
+    }
+
+    async fn record(
+        &self,
+        spec: &ContainerSpec,
+        lease: &str,
+        document: Any,
+        options: &Any,
+    ) -> Result<(), RuntimeError> {
+        let container = Container {
+            id: spec.id.to_string(),
+            // Nothing of the image's own labels comes in here: containerd obeys some labels.
+            labels: HashMap::from([(ATTEMPT_LABEL.to_owned(), spec.id.attempt.to_string())]),
+            image: spec.image.name.clone(),
+            runtime: Some(RuntimeName { name: RUNTIME.to_owned(), options: Some(options.clone()) }),
+            spec: Some(document),
+            snapshotter: SNAPSHOTTER.to_owned(),
+            snapshot_key: spec.id.to_string(),
+            ..Container::default()
+        };
+        let request = leased(CreateContainerRequest { container: Some(container) }, QUICK, lease);
+        match self.link.client().containers().create(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(failure("make the container", &status)),
+        }
+    }
+
+    async fn create_task(
+        &self,
+        spec: &ContainerSpec,
+        rootfs: Vec<Mount>,
+        options: Any,
+    ) -> Result<(), RuntimeError> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let request = CreateTaskRequest {
+            container_id: spec.id.to_string(),
+            rootfs,
+            stdin: spec.stdin.as_deref().map(text).unwrap_or_default(),
+            stdout: text(&spec.stdout),
+            stderr: text(&spec.stderr),
+            options: Some(options),
+            ..CreateTaskRequest::default()
+        };
+        match or_exists(self.link.client().tasks().create(call(request, SLOW)).await) {
+            Ok(_) => Ok(()),
+            Err(status) => Err(start_failure("create the task", &status)),
+        }
+    }
+
+    pub(super) async fn start_task(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        let request = StartRequest { container_id: id.to_string(), exec_id: String::new() };
+        let status = match self.link.client().tasks().start(call(request, SLOW)).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == Code::NotFound => return Err(RuntimeError::NotFound(id)),
+            Err(status) => status,
+        };
+        // It may have been started before, by an agent that was killed before it could say so.
+        if !is_outage(&status) {
+            match self.task_state(id).await? {
+                ContainerState::Running | ContainerState::Exited(_) => return Ok(()),
+                ContainerState::Missing | ContainerState::Created => {}
+            }
+        }
+        Err(start_failure("start the task", &status))
+    }
+
+    pub(super) async fn signal_task(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
+        let signal = match signal {
+            Signal::Term => rustix::process::Signal::TERM,
+            Signal::Kill => rustix::process::Signal::KILL,
+        };
+        let request = KillRequest {
+            container_id: id.to_string(),
+            signal: u32::try_from(signal.as_raw()).expect("signal numbers are positive"),
+            ..KillRequest::default()
+        };
+        or_missing(self.link.client().tasks().kill(call(request, SLOW)).await)
+            .map(drop)
+            .map_err(|status| failure("signal the task", &status))
+    }
+}
+
+/// The directories that make up a snapshot, topmost first, the writable one among them.
+fn layers_of(mounts: &[Mount]) -> Vec<PathBuf> {
+    let Some(mount) = mounts.last() else { return Vec::new() };
+    if mount.r#type != "overlay" {
+        return vec![PathBuf::from(&mount.source)];
+    }
+    let values =
+        |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key).map(str::to_owned));
+    let upper = values("upperdir=").into_iter();
+    let lower = values("lowerdir=").unwrap_or_default();
+    upper.chain(lower.split(':').map(str::to_owned)).map(PathBuf::from).collect()
+}
+
+/// Tells the user's mistakes from this node's failures by runc's words, for it has no codes.
+fn start_failure(action: &str, status: &Status) -> RuntimeError {
+    match unusable_command(status.message()) {
+        Some(reason) if !is_outage(status) => RuntimeError::CommandUnusable(reason),
+        _ => failure(action, status),
+    }
+}
+
+/// The useful part of what runc said, if it was about the user's command, working directory or limits.
+fn unusable_command(message: &str) -> Option<String> {
+    let (_, tail) = message.rsplit_once("unable to start container process: ")?;
+    let tail = tail.strip_suffix(": unknown").unwrap_or(tail).trim();
+    let tail = tail.strip_prefix("error during container init: ").unwrap_or(tail);
+    if tail.contains("OOM-killed") {
+        return Some("the memory limit is too low to start anything".to_owned());
+    }
+    let is_users = tail.starts_with("exec: ") || tail.starts_with("chdir to cwd ");
+    is_users.then(|| tail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_bad_commands_from_bad_nodes() {
+        let prefix = "failed to create shim task: OCI runtime create failed: runc create failed: \
+                      unable to start container process: ";
+        let missing = format!("{prefix}exec: \"nope\": executable file not found in $PATH: unknown");
+        assert_eq!(unusable_command(&missing).unwrap(), "exec: \"nope\": executable file not found in $PATH");
+        let cwd =
+            format!("{prefix}chdir to cwd (\"/x\") set in config.json failed: not a directory: unknown");
+        assert!(unusable_command(&cwd).unwrap().starts_with("chdir to cwd"));
+        let tiny = format!("{prefix}container init was OOM-killed (memory limit too low?): unknown");
+        assert!(unusable_command(&tiny).unwrap().contains("memory limit"));
+        let node =
+            format!("{prefix}error during container init: error mounting \"proc\" to rootfs: x: unknown");
+        assert_eq!(unusable_command(&node), None);
+        assert_eq!(unusable_command("ttrpc: closed"), None);
+    }
+
+    #[test]
+    fn finds_the_layers_of_a_snapshot() {
+        let overlay = Mount {
+            r#type: "overlay".into(),
+            source: "overlay".into(),
+            options: vec!["index=off".into(), "upperdir=/s/3/fs".into(), "lowerdir=/s/2/fs:/s/1/fs".into()],
+            ..Mount::default()
+        };
+        let expected: Vec<PathBuf> = ["/s/3/fs", "/s/2/fs", "/s/1/fs"].map(PathBuf::from).into();
+        assert_eq!(layers_of(&[overlay]), expected);
+        let bind = Mount { r#type: "bind".into(), source: "/s/1/fs".into(), ..Mount::default() };
+        assert_eq!(layers_of(&[bind]), vec![PathBuf::from("/s/1/fs")]);
+    }
+}

@@ -1,0 +1,139 @@
+//! The real runtime: containerd on this node. Only files below this directory and `image.rs` speak to it.
+//! It obeys nothing of an image but what [`Image`] holds, and it decides nothing about tasks.
+
+mod container;
+mod content;
+mod link;
+mod remove;
+mod unpack;
+mod wait;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use containerd_client::services::v1::{ListContainersRequest, ListRequest};
+use futures_util::TryStreamExt;
+
+pub(super) use self::content::{WriteError, Written, label_blob, read_blob, write_blob};
+pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_exists, or_missing};
+pub(super) use self::unpack::{Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack};
+use super::image::{self, ImageCache};
+use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal, cgroup};
+use crate::assignment::{AttemptId, Resources};
+
+/// containerd, reached through its socket.
+pub struct Containerd {
+    link: Link,
+    images: ImageCache,
+}
+
+impl Containerd {
+    /// A runtime that speaks to the containerd at `socket`. Nothing is sent yet: it works before containerd
+    /// is up, and connects again by itself when containerd was restarted. Call it inside a tokio runtime.
+    pub fn connect(socket: &Path) -> Self {
+        Self { link: Link::new(socket), images: ImageCache::default() }
+    }
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
+        image::resolve(&self.link, &self.images, reference).await
+    }
+
+    async fn prepare_attempt(&self, id: AttemptId, limits: &Resources) -> Result<(), RuntimeError> {
+        let limits = *limits;
+        blocking("make the attempt's cgroup", move || cgroup::prepare(id, &limits)).await
+    }
+
+    async fn create(&self, container: &ContainerSpec) -> Result<(), RuntimeError> {
+        self.create_container(container).await
+    }
+
+    async fn start(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        self.start_task(id).await
+    }
+
+    async fn state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError> {
+        self.task_state(id).await
+    }
+
+    async fn wait(&self, id: ContainerId) -> Result<Exit, RuntimeError> {
+        self.wait_for_end(id).await
+    }
+
+    async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
+        self.signal_task(id, signal).await
+    }
+
+    async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        self.remove_container(id).await
+    }
+
+    async fn release_attempt(&self, id: AttemptId) -> Result<(), RuntimeError> {
+        blocking("remove the attempt's cgroup", move || cgroup::release(id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError> {
+        self.list_containers().await.map_err(|status| failure("list containers", &status))
+    }
+
+    async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError> {
+        let answer = self.link.client().version().version(call((), QUICK)).await;
+        let version = answer.map_err(|status| failure("ask for containerd's version", &status))?;
+        let mut versions = vec![("containerd".to_owned(), version.into_inner().version)];
+        versions.extend(runc_version().await.map(|version| ("runc".to_owned(), version)));
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        versions.push(("kernel".to_owned(), kernel));
+        Ok(versions)
+    }
+}
+
+impl Containerd {
+    /// Containers and leases: a lease without a container is what is left when the agent was killed while it
+    /// made one, and it must be found to be removed.
+    async fn list_containers(&self) -> Result<Vec<ContainerId>, tonic::Status> {
+        let client = self.link.client();
+        // One message per container: a single answer with all specs would outgrow gRPC's limit.
+        let request = call(ListContainersRequest { filters: Vec::new() }, SLOW);
+        let containers = client.containers().list_stream(request).await?.into_inner();
+        let mut ids: Vec<ContainerId> = containers
+            .try_filter_map(async |message| {
+                Ok(message.container.and_then(|container| container.id.parse::<ContainerId>().ok()))
+            })
+            .try_collect()
+            .await?;
+        let leases = client.leases().list(call(ListRequest { filters: Vec::new() }, QUICK)).await?;
+        ids.extend(
+            leases.into_inner().leases.iter().filter_map(|lease| lease.id.parse::<ContainerId>().ok()),
+        );
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}
+
+/// Runs file system work on a thread that may block.
+async fn blocking<T, E>(
+    action: &str,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, RuntimeError>
+where
+    T: Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    let failed = |reason: String| RuntimeError::Failed { action: action.to_owned(), reason };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| failed(error.to_string())),
+        Err(panic) => Err(failed(panic.to_string())),
+    }
+}
+
+/// runc is containerd's business, so it may be anywhere; nothing depends on finding it here.
+async fn runc_version() -> Option<String> {
+    let mut command = tokio::process::Command::new("runc");
+    command.arg("--version").kill_on_drop(true);
+    let output = tokio::time::timeout(QUICK, command.output()).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next()?.strip_prefix("runc version ").map(str::to_owned)
+}

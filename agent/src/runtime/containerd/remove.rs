@@ -1,0 +1,68 @@
+//! The way back: task, snapshot, record, lease, each of which may be gone already.
+
+use std::time::Duration;
+
+use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
+use containerd_client::services::v1::{
+    DeleteContainerRequest, DeleteRequest, DeleteTaskRequest, WaitRequest,
+};
+use tonic::Code;
+
+use super::Containerd;
+use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, or_missing};
+use crate::runtime::{ContainerId, ContainerState, RuntimeError, Signal};
+
+/// How long a killed process may take to end: it may be inside a write to slow storage.
+const END: Duration = Duration::from_secs(60);
+
+/// How often a task that has just ended may still be called running.
+const TRIES: u32 = 20;
+
+impl Containerd {
+    pub(super) async fn remove_container(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        self.end_task(id).await?;
+        self.delete_task(id).await?;
+        let client = self.link.client();
+        let name = id.to_string();
+        let snapshot = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: name.clone() };
+        or_missing(client.snapshots().remove(call(snapshot, SLOW)).await)
+            .map_err(|status| failure("remove the container's root file system", &status))?;
+        or_missing(
+            client.containers().delete(call(DeleteContainerRequest { id: name.clone() }, QUICK)).await,
+        )
+        .map_err(|status| failure("remove the container", &status))?;
+        or_missing(client.leases().delete(call(DeleteRequest { id: name, sync: false }, QUICK)).await)
+            .map_err(|status| failure("remove the lease", &status))?;
+        Ok(())
+    }
+
+    /// Kills what runs and waits until it has ended.
+    async fn end_task(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        match self.task_state(id).await? {
+            ContainerState::Missing | ContainerState::Exited(_) => return Ok(()),
+            ContainerState::Created | ContainerState::Running => {}
+        }
+        self.signal_task(id, Signal::Kill).await?;
+        let request = WaitRequest { container_id: id.to_string(), exec_id: String::new() };
+        or_missing(self.link.client().tasks().wait(call(request, END)).await)
+            .map(drop)
+            .map_err(|status| failure("see the task end", &status))
+    }
+
+    async fn delete_task(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        let mut tries = 0;
+        loop {
+            let request = DeleteTaskRequest { container_id: id.to_string() };
+            let result = or_missing(self.link.client().tasks().delete(call(request, SLOW)).await);
+            match result {
+                Ok(_) => return Ok(()),
+                // The shim tells of the end a moment before it allows the deletion.
+                Err(status) if status.code() == Code::FailedPrecondition && tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(status) => return Err(failure("delete the task", &status)),
+            }
+        }
+    }
+}
