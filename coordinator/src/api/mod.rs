@@ -1,1 +1,95 @@
-//! TES in, TES out.
+//! TES in, TES out: HTTP to events and store reads to HTTP. Decides nothing about tasks, and never speaks
+//! to agents.
+//!
+//! Two laws hold for every answer. What comes in is read leniently and refused with every error at once;
+//! what goes out holds only what was submitted and what TES 1.1.0 has a place for. And an engine never gets
+//! a 5xx for a passing cause, because the widely used ones give a task up at the first: the request is held,
+//! or the connection is dropped.
+
+mod caller;
+mod error;
+mod fields;
+mod list;
+mod logs;
+mod nodes;
+mod origin;
+mod request;
+mod response;
+mod serve;
+mod service_info;
+mod tasks;
+
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod stand;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+
+pub use serve::serve;
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::controller::Handle;
+use crate::store::Reader;
+use error::ApiError;
+
+/// The two prefixes under which engines look for the API.
+const PREFIXES: [&str; 2] = ["/v1", "/ga4gh/tes/v1"];
+
+/// How many lists are read at the same time: each may hold some ten megabytes, others wait.
+const LISTS_AT_ONCE: usize = 8;
+
+/// What the API works with.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// Where changes go.
+    pub controller: Handle,
+    /// Where tasks are read.
+    pub reader: Reader,
+    /// Where nodes are read.
+    pub board: Arc<Board>,
+    /// What the operator decided.
+    pub config: Arc<Config>,
+    /// Name of the cluster.
+    pub cluster_id: String,
+}
+
+/// What the handlers share.
+struct Api {
+    state: ApiState,
+    lists: Semaphore,
+}
+
+/// All routes.
+pub fn router(state: ApiState) -> Router {
+    let api = Arc::new(Api { state, lists: Semaphore::new(LISTS_AT_ONCE) });
+    let tes = Router::new()
+        .route("/service-info", get(service_info::current))
+        .route("/tasks", get(list::list).post(tasks::create))
+        // Clients of TES before 1.0 ask here; a fixed segment wins over `{id}`.
+        .route("/tasks/service-info", get(service_info::old))
+        .route("/tasks/{id}", get(tasks::get).post(tasks::act))
+        .route("/tasks/{id}/logs", get(logs::logs));
+    let mut router = Router::new().route("/healthz", get(nodes::health)).route("/v1/nodes", get(nodes::list));
+    for prefix in PREFIXES {
+        router = router.nest(prefix, tes.clone());
+    }
+    router
+        // Clients probe several prefixes and take nothing but 404 for "not here".
+        .method_not_allowed_fallback(no_such_route)
+        .fallback(no_such_route)
+        .layer(from_fn_with_state(api.clone(), origin::refuse_other_sites))
+        .with_state(api)
+}
+
+async fn no_such_route() -> ApiError {
+    ApiError::NoSuchRoute
+}

@@ -1,0 +1,89 @@
+//! The one table from what went wrong to an HTTP status.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::controller::Stopped;
+use crate::store::StoreError;
+
+/// Why a request is not answered as it was meant.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// What was sent makes no sense; the text names every error.
+    #[error("{0}")]
+    Invalid(String),
+    /// More was sent than is taken.
+    #[error("the request body is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The body stopped coming.
+    #[error("the request body did not arrive in time")]
+    BodyTimeout,
+    /// A web page of another site sent it through its visitor's browser.
+    #[error("requests from web pages of other sites are refused")]
+    OtherSite,
+    /// No such task, or not the caller's.
+    #[error("there is no task '{0}'")]
+    NoSuchTask(String),
+    /// No such path, or not with this method.
+    #[error("there is nothing here; the API is at /v1 and /ga4gh/tes/v1")]
+    NoSuchRoute,
+    /// A row on disk cannot be understood, and never will be.
+    #[error("the stored task cannot be read")]
+    Damaged(#[source] StoreError),
+    /// A passing cause: no answer is the right answer, see [`Abandoned`].
+    #[error("the coordinator is stopping")]
+    Passing,
+}
+
+/// Marks a response that must not be sent: the connection is closed instead, and the client, which cannot
+/// know what happened, tries again.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the request is dropped without an answer")]
+pub(super) struct Abandoned;
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::OtherSite => StatusCode::FORBIDDEN,
+            Self::NoSuchTask(_) | Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Passing => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = json!({ "status_code": status.as_u16(), "msg": self.to_string() });
+        let mut response = (status, Json(body)).into_response();
+        if matches!(self, Self::Passing) {
+            response.extensions_mut().insert(Abandoned);
+        }
+        response
+    }
+}
+
+impl From<Stopped> for ApiError {
+    fn from(_: Stopped) -> Self {
+        Self::Passing
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "failed to answer a request");
+        match error {
+            StoreError::Record { .. } => Self::Damaged(error),
+            _ => Self::Passing,
+        }
+    }
+}

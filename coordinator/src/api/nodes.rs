@@ -1,0 +1,19 @@
+//! What operators ask: the nodes, and whether the process lives.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::Api;
+
+/// `GET /v1/nodes`
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
+    Json(json!({ "nodes": *api.state.board.view().nodes }))
+}
+
+/// `GET /healthz`: that it answers is the answer.
+pub(super) async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}

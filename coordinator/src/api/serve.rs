@@ -1,0 +1,115 @@
+//! The listener: takes connections, bounds them, and lets them end well. Knows nothing of what is asked.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::error::Abandoned;
+use super::{ApiState, router};
+
+/// Connections at the same time; more wait in the kernel's queue. Each idle one costs some kilobytes.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// How long a connection may take to send the head of its next request. It also ends idle connections, so
+/// it is longer than the idle time of the engines' own pools (60 s): whoever closes first while the other
+/// one sends loses a request, and some clients do not repeat it.
+const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long requests under way may go on after the order to stop.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept: it fails for want of file descriptors, which only time mends.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Serves the API on `listener` until `shutdown`, then lets requests under way end within 10 seconds.
+pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
+    let router = router(state);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    // Cancel safe: a connection that is accepted is spawned in the same step.
+    while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
+        connections.spawn(connection(stream, slot, router.clone(), shutdown.clone(), cut.clone()));
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(FINISH_TIMEOUT, connections.wait()).await.is_err() {
+        cut.cancel();
+        connections.wait().await;
+    }
+    Ok(())
+}
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// One connection from its first request to its end.
+async fn connection(
+    stream: TcpStream,
+    _slot: OwnedSemaphorePermit,
+    router: Router,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "failed to set up a connection");
+        return;
+    }
+    let service = service_fn(move |request| answer(router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(NEXT_REQUEST_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut is_stopping = false;
+    let ended = loop {
+        // Cancel safe: the connection is polled on after the other branch, never dropped half-way.
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = shutdown.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// An error here makes hyper close the connection without a word.
+async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+    let response = match router.oneshot(request.map(Body::new)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    match response.extensions().get::<Abandoned>() {
+        Some(abandoned) => Err(*abandoned),
+        None => Ok(response),
+    }
+}

@@ -1,0 +1,133 @@
+//! One task: create, get, cancel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Uri, header};
+use serde_json::{Value, json};
+use teamster_values::TaskId;
+
+use super::Api;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::request::{self, BODY_BYTES_MAX};
+use super::response::{self, Reading, TaskView, View};
+use crate::controller::CancelAnswer;
+use crate::store::{StoredTask, Want};
+
+/// How long a body may take to arrive. Engines give up after about a minute themselves.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Parameters of the query, in their order.
+pub(super) type Parameters = Vec<(String, String)>;
+
+/// The `{id}` of a path; one that is not UTF-8 is no id either.
+pub(super) type PathId = Result<Path<String>, PathRejection>;
+
+/// `POST /tasks`. The answer means that the task is on disk.
+pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Json<Value>, ApiError> {
+    let body = read_body(body).await?;
+    let spec = request::parse(&body, &api.state.config.storage)?;
+    drop(body);
+    let id = api.state.controller.submit(Caller::anonymous().owner, Arc::new(spec)).await?;
+    Ok(Json(json!({ "id": id })))
+}
+
+/// `GET /tasks/{id}`
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    id: PathId,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<TaskView>, ApiError> {
+    let view = view(&parameters(&uri)?)?;
+    let task = find(&api, &text(id)?, view.want())?;
+    let board = api.state.board.view();
+    let reading = Reading { view, small_sizes: has_small_sizes(&headers), board: &board };
+    Ok(Json(response::task(task, reading)))
+}
+
+/// `POST /tasks/{id}:cancel`; other verbs may follow. The colon is no border to the router, so the verb is
+/// still part of the id here, and `%3A` is the same. A body says nothing and is not looked at.
+pub(super) async fn act(
+    State(api): State<Arc<Api>>,
+    id: PathId,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let path = text(id)?;
+    let Some(id) = path.strip_suffix(":cancel") else { return Err(ApiError::NoSuchRoute) };
+    // What little is sent is taken in, so that the connection can be used again.
+    drop(tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, 64 << 10)).await);
+    let task = find(&api, id, Want::Status)?;
+    match api.state.controller.cancel(task.head.id).await? {
+        CancelAnswer::Accepted => Ok(Json(json!({}))),
+        CancelAnswer::Unknown => Err(ApiError::NoSuchTask(id.to_owned())),
+    }
+}
+
+/// The caller's task `id`. Another's is no task at all to them.
+pub(super) fn find(api: &Api, id: &str, want: Want) -> Result<StoredTask, ApiError> {
+    // Anything may stand in the path; only what can be an id is worth repeating.
+    let Ok(task_id) = id.parse::<TaskId>() else {
+        let shown: String = id.chars().take(40).collect();
+        return Err(ApiError::NoSuchTask(shown));
+    };
+    let found = api.state.reader.task(&task_id, want)?;
+    let owner = Caller::anonymous().owner;
+    found.filter(|task| task.head.owner == owner).ok_or_else(|| ApiError::NoSuchTask(id.to_owned()))
+}
+
+/// The path parameter as text.
+pub(super) fn text(id: PathId) -> Result<String, ApiError> {
+    id.map(|Path(id)| id).map_err(|_| ApiError::NoSuchRoute)
+}
+
+/// The parameters of the query.
+pub(super) fn parameters(uri: &Uri) -> Result<Parameters, ApiError> {
+    let query = Query::<Parameters>::try_from_uri(uri);
+    query.map(|Query(parameters)| parameters).map_err(|error| ApiError::Invalid(error.body_text()))
+}
+
+/// The last value of parameter `name`; an empty one counts as absent.
+pub(super) fn parameter<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p str> {
+    let values = parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    values.last().filter(|value| !value.is_empty())
+}
+
+/// The view that is asked for.
+pub(super) fn view(parameters: &Parameters) -> Result<View, ApiError> {
+    View::parse(parameter(parameters, "view").unwrap_or_default())
+        .ok_or_else(|| ApiError::Invalid("view: must be MINIMAL, BASIC or FULL".to_owned()))
+}
+
+/// Whether the client is Cromwell, which knows sizes up to 2 GiB only and fails the task over a larger one.
+/// It names nothing but its HTTP library.
+pub(super) fn has_small_sizes(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    agent.starts_with("akka-http/") || agent.starts_with("pekko-http/")
+}
+
+async fn read_body(body: Body) -> Result<axum::body::Bytes, ApiError> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Err(_) => Err(ApiError::BodyTimeout),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_over_limit(&error) => Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX }),
+        Ok(Err(error)) => Err(ApiError::Invalid(format!("the body cannot be read: {error}"))),
+    }
+}
+
+/// axum says it only by the type of the innermost error, which it does not export, and by its words.
+fn is_over_limit(error: &axum::Error) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if error.to_string().contains("length limit exceeded") {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
