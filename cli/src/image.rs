@@ -1,11 +1,14 @@
 //! `teamster image …`: the images of the node that this is run on. It speaks to that node's containerd, not
 //! to the coordinator, and to no registry.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use serde_json::json;
 use teamster_agent::runtime::image;
+use teamster_values::ByteCount;
 
 use crate::args::{Format, FormatArgs};
 use crate::{FINE, table};
@@ -52,19 +55,26 @@ pub(crate) struct SocketArgs {
 pub(crate) async fn run(command: ImageCommand) -> anyhow::Result<u8> {
     match command {
         ImageCommand::Import { file, socket } => {
-            let names = image::import(&socket.containerd, &file)
-                .await
-                .with_context(|| format!("import {}", file.display()))?;
-            names.iter().for_each(|name| table::say(name));
+            let context = || format!("import {}", file.display());
+            let archive = File::open(&file).with_context(context)?;
+            let images = image::import(&socket.containerd, archive).await.with_context(context)?;
+            images.iter().for_each(|image| table::say(&image.name));
         }
         ImageCommand::List { format, socket } => {
             let images = image::list(&socket.containerd).await.context("list the images")?;
             if format.format == Format::Json {
-                table::print_json(&images)?;
+                let documents: Vec<_> = images
+                    .iter()
+                    .map(|i| json!({"name": i.name, "digest": i.digest, "size_bytes": i.size_bytes}))
+                    .collect();
+                table::print_json(&documents)?;
                 return Ok(FINE);
             }
-            let rows: Vec<[String; 2]> = images.into_iter().map(|image| [image.name, image.digest]).collect();
-            table::print(["IMAGE", "DIGEST"], &rows);
+            let rows: Vec<[String; 3]> = images
+                .into_iter()
+                .map(|image| [image.name, ByteCount(image.size_bytes).to_string(), image.digest])
+                .collect();
+            table::print(["IMAGE", "SIZE", "DIGEST"], &rows);
         }
     }
     Ok(FINE)

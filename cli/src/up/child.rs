@@ -39,6 +39,8 @@ const TAIL_LINES: usize = 12;
 pub(super) struct Recipe {
     pub(super) name: &'static str,
     pub(super) program: PathBuf,
+    /// What `ps` calls it, because a program may be started as /proc/self/exe.
+    pub(super) called: &'static str,
     pub(super) arguments: Vec<OsString>,
     pub(super) log: PathBuf,
 }
@@ -67,6 +69,7 @@ impl Recipe {
         put_aside(&self.log)?;
         let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.log)?;
         let mut command = Command::new(&self.program);
+        command.arg0(self.called);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A Ctrl-C at the terminal is for us; the children are stopped one by one, in order.
         command.process_group(0).env("PATH", search_path());
@@ -181,7 +184,8 @@ mod tests {
 
     fn shell(folder: &Path, script: &str) -> Recipe {
         let arguments = vec!["-c".into(), script.into()];
-        Recipe { name: "child", program: "/bin/sh".into(), arguments, log: folder.join("child.log") }
+        let log = folder.join("child.log");
+        Recipe { name: "child", program: "/bin/sh".into(), called: "sh", arguments, log }
     }
 
     #[tokio::test]

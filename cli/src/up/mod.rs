@@ -88,7 +88,7 @@ pub(crate) fn run(mut args: UpArgs) -> anyhow::Result<u8> {
 async fn until_told_to_stop(layout: &Layout, programs: &machine::Programs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut stack = Stack::default();
-    // Cancel safe: what was started until then is in the stack, and a half-waited probe is nothing.
+    // Cancel safe: whatever was started until then is in the stack, and a half-waited probe is nothing.
     let started = tokio::select! {
         started = stack.start(layout, programs) => started,
         () = signals.any() => Err(anyhow::anyhow!("told to stop while starting")),
@@ -130,7 +130,11 @@ impl Signals {
 /// The children, in the order in which they start.
 #[derive(Default)]
 struct Stack {
+    /// The one that runs but is not ready yet.
+    starting: Option<Running>,
     containerd: Option<Kept>,
+    /// Whether there was a containerd to talk to, so that there may be tasks to stop.
+    containerd_answered: bool,
     coordinator: Option<Kept>,
     agent: Option<Kept>,
 }
@@ -162,28 +166,50 @@ impl Stack {
             let recipe = Recipe {
                 name: "containerd",
                 program: containerd.clone(),
+                called: "containerd",
                 arguments: vec!["--config".into(), layout.config_file("containerd").into()],
                 log: layout.log_file("containerd"),
             };
-            self.containerd = Some(started(&recipe, containerd_answers(layout)).await?);
+            self.containerd = Some(self.one(&recipe, containerd_answers(layout)).await?);
         } else {
             timeout(READY_DEADLINE, containerd_answers(layout))
                 .await
                 .with_context(|| format!("reach containerd at {}", layout.containerd.display()))?;
         }
+        self.containerd_answered = true;
         let client = Client::new(&ServerArgs { server: url(layout) })?;
         let recipe = own("coordinator", layout);
-        self.coordinator = Some(started(&recipe, coordinator_is_well(&client)).await?);
+        self.coordinator = Some(self.one(&recipe, coordinator_is_well(&client)).await?);
         let recipe = own("agent", layout);
-        self.agent = Some(started(&recipe, node_is_ready(&client, layout)).await?);
+        self.agent = Some(self.one(&recipe, node_is_ready(&client, layout)).await?);
         Ok(())
+    }
+
+    /// Starts a child and waits until `ready` ends, or says why it never will.
+    async fn one(&mut self, recipe: &Recipe, ready: impl Future<Output = ()>) -> anyhow::Result<Kept> {
+        let child = self.starting.insert(recipe.start()?);
+        // Cancel safe: nothing is lost with any of these, and the child stays in the stack.
+        tokio::select! {
+            () = ready => {}
+            died = child.died() => return Err(died?.into()),
+            () = sleep(READY_DEADLINE) => bail!(
+                "{} was not ready after {READY_DEADLINE:?}; the end of {}:\n{}",
+                recipe.name, recipe.log.display(), tail(&recipe.log)
+            ),
+        }
+        self.starting.take().map(Kept::new).context("find the child that was just started")
     }
 
     /// Stops everything, whatever of it was started, and tells of the first thing that went wrong.
     async fn stop(&mut self, layout: &Layout) -> anyhow::Result<()> {
         let mut result = Ok(());
+        if let Some(child) = self.starting.take() {
+            result = result.and(child.stop().await);
+        }
         if let Some(agent) = self.agent.take() {
             result = result.and(agent.stop().await);
+        }
+        if self.containerd_answered {
             let tasks = timeout(STOP_TASKS_DEADLINE, teamster_agent::stop_all(&layout.agent)).await;
             result = result.and(match tasks {
                 Ok(stopped) => stopped.map(drop).context("stop the tasks that run"),
@@ -197,31 +223,16 @@ impl Stack {
     }
 }
 
-/// This program again, as one of its two services. The agent does not need its own file on disk to be the
-/// same as ours: an upgrade may have replaced it.
+/// This program again, as one of its two services: the file that runs now, even if an upgrade has replaced
+/// it on disk.
 fn own(name: &'static str, layout: &Layout) -> Recipe {
     Recipe {
         name,
         program: "/proc/self/exe".into(),
+        called: "teamster",
         arguments: vec![name.into(), "--config".into(), layout.config_file(name).into()],
         log: layout.log_file(name),
     }
-}
-
-/// Starts a child and waits until `ready` ends, or says why it never will.
-async fn started(recipe: &Recipe, ready: impl Future<Output = ()>) -> anyhow::Result<Kept> {
-    let mut child = recipe.start()?;
-    // Cancel safe: on the way out the child is stopped or has ended.
-    let problem = tokio::select! {
-        () = ready => return Ok(Kept::new(child)),
-        died = child.died() => died?.into(),
-        () = sleep(READY_DEADLINE) => anyhow::anyhow!(
-            "{} was not ready after {READY_DEADLINE:?}; the end of {}:\n{}",
-            recipe.name, recipe.log.display(), tail(&recipe.log)
-        ),
-    };
-    child.stop().await?;
-    Err(problem)
 }
 
 async fn containerd_answers(layout: &Layout) {
