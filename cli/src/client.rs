@@ -67,6 +67,27 @@ impl View {
     }
 }
 
+/// One of a task's three logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Stream {
+    /// What its commands wrote to standard output
+    Stdout,
+    /// What its commands wrote to standard error
+    Stderr,
+    /// What Teamster has to say about it
+    System,
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::System => "system",
+        }
+    }
+}
+
 /// Which tasks a list shall hold.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
@@ -152,6 +173,13 @@ impl Client {
         Ok(tasks)
     }
 
+    /// What the last attempt at a task wrote, or the end of it.
+    pub(crate) async fn log(&self, id: &str, stream: Stream) -> Result<String, ClientError> {
+        let mut url = self.url(&["v1", "tasks", id, "logs"]);
+        url.query_pairs_mut().append_pair("stream", stream.name());
+        self.text(Method::GET, url, None).await
+    }
+
     /// Every node that the coordinator knows.
     pub(crate) async fn nodes(&self) -> Result<Vec<Value>, ClientError> {
         let mut answer = self.ask(Method::GET, self.url(&["v1", "nodes"]), None).await?;
@@ -194,6 +222,11 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, url: Url, body: Option<&Value>) -> Result<Value, ClientError> {
+        let text = self.text(method, url, body).await?;
+        serde_json::from_str(&text).map_err(|error| self.garbled(&error.to_string()))
+    }
+
+    async fn text(&self, method: Method, url: Url, body: Option<&Value>) -> Result<String, ClientError> {
         let mut request = self.http.request(method, url);
         if let Some(body) = body {
             request = request.json(body);
@@ -203,8 +236,7 @@ impl Client {
         if !status.is_success() {
             return Err(ClientError::Refused { status, message: reason_in(answer).await });
         }
-        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_str(&text).map_err(|error| self.garbled(&error.to_string()))
+        answer.text().await.map_err(|error| self.unreachable(&error))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {

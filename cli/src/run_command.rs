@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use teamster_values::ByteCount;
 
 use crate::args::{ServerArgs, UsageError};
-use crate::client::Client;
+use crate::client::{Client, Stream};
 use crate::wait::{self, COMPLETE, Ended};
 use crate::{FAILED, FINE, table, task};
 
@@ -74,22 +74,16 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
         return Ok(FINE);
     }
     let spinner = wait::spinner(format!("task {id}"));
-    let mut complete = false;
-    wait::until_ended(&client, std::slice::from_ref(&id), |Ended { state, .. }| complete = state == COMPLETE)
+    let mut ended = String::new();
+    wait::until_ended(&client, std::slice::from_ref(&id), |Ended { state, .. }| ended = state.to_owned())
         .await?;
     spinner.finish_and_clear();
-    let task = task::full(&client, &id).await?;
-    for executor in task.logs.last().iter().flat_map(|attempt| &attempt.logs) {
-        table::write(&executor.stdout);
-        table::write_error(&executor.stderr);
-    }
-    if complete {
+    task::both(&client, &id).await?;
+    if ended == COMPLETE {
         return Ok(FINE);
     }
-    table::write_error(&format!("teamster: task {id} ended as {}\n", task.state));
-    for line in task.logs.iter().flat_map(|attempt| &attempt.system_logs) {
-        table::write_error(&format!("  {line}\n"));
-    }
+    table::write_error(&format!("teamster: task {id} ended as {ended}\n"));
+    table::write_error(&client.log(&id, Stream::System).await?);
     Ok(FAILED)
 }
 

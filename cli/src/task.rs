@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::args::{Format, FormatArgs, ServerArgs, UsageError};
-use crate::client::{Client, Filter, View};
+use crate::client::{Client, ClientError, Filter, Stream, View};
 use crate::wait::{self, Ended};
 use crate::{FAILED, FINE, table};
 
@@ -72,7 +72,7 @@ Example:
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Print what a task wrote (the end of it, where it wrote much)
+    /// Print what the last attempt at a task wrote (the end of it, where it wrote much)
     #[command(after_help = "\
 Examples:
   teamster task logs 06bq4m2s1w                   standard output and error, each where it belongs
@@ -106,27 +106,16 @@ pub(crate) struct ListArgs {
     server: ServerArgs,
 }
 
-/// One of a task's three logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Stream {
-    /// What its commands wrote to standard output
-    Stdout,
-    /// What its commands wrote to standard error
-    Stderr,
-    /// What Teamster has to say about it
-    System,
-}
-
 /// As much of a TES task as is shown; what a view leaves out is empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Task {
-    pub(crate) id: String,
-    pub(crate) state: String,
-    pub(crate) name: String,
-    pub(crate) creation_time: Option<Timestamp>,
+struct Task {
+    id: String,
+    state: String,
+    name: String,
+    creation_time: Option<Timestamp>,
     executors: Vec<Executor>,
-    pub(crate) logs: Vec<TaskLog>,
+    logs: Vec<TaskLog>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -139,23 +128,21 @@ struct Executor {
 /// One attempt.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct TaskLog {
+struct TaskLog {
     start_time: Option<Timestamp>,
     end_time: Option<Timestamp>,
     metadata: BTreeMap<String, Value>,
-    pub(crate) logs: Vec<ExecutorLog>,
-    pub(crate) system_logs: Vec<String>,
+    logs: Vec<ExecutorLog>,
+    system_logs: Vec<String>,
     outputs: Vec<OutputLog>,
 }
 
 /// One executor's end.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct ExecutorLog {
+struct ExecutorLog {
     end_time: Option<Timestamp>,
     exit_code: Option<i64>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,7 +196,7 @@ async fn get(client: &Client, id: &str, view: View, format: Format) -> anyhow::R
 }
 
 /// Everything that is known of a task.
-pub(crate) async fn full(client: &Client, id: &str) -> anyhow::Result<Task> {
+async fn full(client: &Client, id: &str) -> anyhow::Result<Task> {
     serde_json::from_value(client.get(id, View::Full).await?).context("read the coordinator's task")
 }
 
@@ -309,25 +296,19 @@ async fn cancel(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
 }
 
 async fn logs(client: &Client, id: &str, stream: Option<Stream>) -> anyhow::Result<u8> {
-    let task = full(client, &client.resolve(id).await?).await?;
-    let wanted = |which| stream.is_none_or(|stream| stream == which);
-    // Of earlier attempts only the system's own words are kept.
-    for executor in task.logs.last().iter().flat_map(|attempt| &attempt.logs) {
-        if wanted(Stream::Stdout) {
-            table::write(&executor.stdout);
-        }
-        if stream == Some(Stream::Stderr) {
-            table::write(&executor.stderr);
-        } else if stream.is_none() {
-            table::write_error(&executor.stderr);
-        }
-    }
-    if stream == Some(Stream::System) {
-        for line in task.logs.iter().flat_map(|attempt| &attempt.system_logs) {
-            table::say(line);
-        }
+    let id = client.resolve(id).await?;
+    match stream {
+        Some(stream) => table::write(&client.log(&id, stream).await?),
+        None => both(client, &id).await?,
     }
     Ok(FINE)
+}
+
+/// Writes what a task wrote, each stream where it belongs.
+pub(crate) async fn both(client: &Client, id: &str) -> Result<(), ClientError> {
+    table::write(&client.log(id, Stream::Stdout).await?);
+    table::write_error(&client.log(id, Stream::Stderr).await?);
+    Ok(())
 }
 
 #[cfg(test)]
