@@ -22,6 +22,8 @@ mod tasks;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod request_tests;
+#[cfg(test)]
 mod stand;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,9 @@ use crate::store::{StoredTask, Want};
 /// How long a body may take to arrive. Engines give up after about a minute themselves.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Bodies beyond this are parsed aside, so as not to hold up everybody else on the thread.
+const LARGE_BODY_BYTES: usize = 256 << 10;
+
 /// Parameters of the query, in their order.
 pub(super) type Parameters = Vec<(String, String)>;
 
@@ -31,8 +34,14 @@ pub(super) type PathId = Result<Path<String>, PathRejection>;
 /// `POST /tasks`. The answer means that the task is on disk.
 pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Json<Value>, ApiError> {
     let body = read_body(body).await?;
-    let spec = request::parse(&body, &api.state.config.storage)?;
-    drop(body);
+    let spec = if body.len() > LARGE_BODY_BYTES {
+        let api = api.clone();
+        let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &api.state.config.storage));
+        // It fails only by a panic or because the runtime is going down.
+        parsed.await.map_err(|_| ApiError::Passing)??
+    } else {
+        request::parse(&body, &api.state.config.storage)?
+    };
     let id = api.state.controller.submit(Caller::anonymous().owner, Arc::new(spec)).await?;
     Ok(Json(json!({ "id": id })))
 }
@@ -94,8 +103,8 @@ pub(super) fn parameters(uri: &Uri) -> Result<Parameters, ApiError> {
 
 /// The last value of parameter `name`; an empty one counts as absent.
 pub(super) fn parameter<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p str> {
-    let values = parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    values.last().filter(|value| !value.is_empty())
+    let last = parameters.iter().rev().find(|(key, _)| key == name);
+    last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
 }
 
 /// The view that is asked for.

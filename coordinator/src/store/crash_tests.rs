@@ -1,13 +1,14 @@
 //! What is on disk after the process was killed in the middle, and after the disk was full.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use teamster_values::TaskId;
 
+use super::small_disk::SmallDisk;
 use super::*;
 use crate::attempt_log::AttemptLog;
 use crate::spec::{Executor, TaskSpec};
@@ -98,30 +99,6 @@ fn kill_loses_nothing() {
         check(&opened.reader, acknowledged);
         // What was under way counts from now on: it is on disk.
         acknowledged = opened.reader.next_seq().unwrap() - 1;
-    }
-}
-
-/// A file system of its own, unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: PathBuf, options: &str) -> Option<Self> {
-        std::fs::create_dir_all(&path).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).output();
-        match mount {
-            Ok(output) if output.status.success() => Some(Self(path)),
-            other => {
-                eprintln!("SKIPPED: cannot mount a tmpfs (root is needed): {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        assert!(std::thread::panicking() || unmounted.unwrap().success(), "unmount {}", self.0.display());
     }
 }
 

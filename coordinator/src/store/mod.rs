@@ -24,4 +24,6 @@ mod crash_tests;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+pub(crate) mod small_disk;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,11 @@ use super::tables::{FINALS_BY_STATE, HEADS, LIVE};
 
 /// How many rows one page looks at. Beyond it the page comes back short, with a cursor: a filter that fits
 /// almost nothing among millions must not hold a reader for seconds.
-const SCAN_ROWS_MAX: usize = 100_000;
+pub(super) const SCAN_ROWS_MAX: usize = if cfg!(test) { 50 } else { 100_000 };
+
+/// How many bytes of specs and logs one page holds, but for its last task. A page of 2047 tasks could
+/// otherwise be some gigabytes.
+pub(super) const BIG_ROWS_BYTES_MAX: usize = if cfg!(test) { 100_000 } else { 32 << 20 };
 
 /// What to list.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,6 +145,7 @@ fn collect(
     candidates: Candidates<'_>,
 ) -> Result<Page, StoreError> {
     let mut tasks: Vec<StoredTask> = Vec::new();
+    let mut big_rows_bytes = 0;
     for (scanned, candidate) in candidates.enumerate() {
         let candidate = candidate?;
         if scanned == SCAN_ROWS_MAX {
@@ -156,11 +161,13 @@ fn collect(
         if !query.fits(&head) {
             continue;
         }
-        if tasks.len() >= query.limit {
+        if tasks.len() >= query.limit || big_rows_bytes >= BIG_ROWS_BYTES_MAX {
             // Only now is it known that another page has anything on it.
             return Ok(Page { tasks, next: Some(Cursor(candidate.seq + 1)) });
         }
-        tasks.push(snapshot.task_with_head(candidate.seq, head, query.want)?);
+        let task = snapshot.task_with_head(candidate.seq, head, query.want)?;
+        big_rows_bytes += task.big_rows_bytes;
+        tasks.push(task);
     }
     Ok(Page { tasks, next: None })
 }

@@ -43,6 +43,8 @@ pub struct StoredTask {
     pub spec: Option<TaskSpec>,
     /// The attempts that have ended with their numbers, oldest first, where they were wanted.
     pub attempts: Vec<(u32, AttemptLog)>,
+    /// How many bytes spec and attempts take on disk, where they were wanted.
+    pub big_rows_bytes: usize,
 }
 
 /// Where a task stands.
@@ -184,14 +186,16 @@ impl Snapshot<'_> {
     pub(super) fn task_with_head(&self, seq: u64, head: Head, want: Want) -> Result<StoredTask, StoreError> {
         let missing = |table| self.bad_row(table, seq, "it is missing".to_owned());
         let status = self.status(seq)?.ok_or_else(|| missing("live"))?;
-        let (spec, attempts) = match want {
-            Want::Status => (None, Vec::new()),
-            Want::Everything => {
-                let spec = self.row(SPECS, "specs", seq)?.ok_or_else(|| missing("specs"))?;
-                (Some(spec), self.attempts(seq)?)
-            }
-        };
-        Ok(StoredTask { seq, head, status, spec, attempts })
+        let mut task = StoredTask { seq, head, status, spec: None, attempts: Vec::new(), big_rows_bytes: 0 };
+        if want == Want::Everything {
+            let found = self.table(SPECS)?.get(seq).map_err(|error| self.failed(error))?;
+            let bytes = found.ok_or_else(|| missing("specs"))?;
+            let bad_row = |reason| self.bad_row("specs", seq, reason);
+            task.spec = Some(record::decode(bytes.value()).map_err(bad_row)?);
+            task.big_rows_bytes = bytes.value().len();
+            self.read_attempts(&mut task)?;
+        }
+        Ok(task)
     }
 
     fn status(&self, seq: u64) -> Result<Option<Status>, StoreError> {
@@ -205,15 +209,16 @@ impl Snapshot<'_> {
         Ok(Some(Status::Live(row)))
     }
 
-    fn attempts(&self, seq: u64) -> Result<Vec<(u32, AttemptLog)>, StoreError> {
-        let table = self.table(ATTEMPTS)?;
-        let mut attempts = Vec::new();
-        for entry in table.range((seq, 0)..=(seq, u32::MAX)).map_err(|error| self.failed(error))? {
+    fn read_attempts(&self, task: &mut StoredTask) -> Result<(), StoreError> {
+        let seq = task.seq;
+        let keys = (seq, 0)..=(seq, u32::MAX);
+        for entry in self.table(ATTEMPTS)?.range(keys).map_err(|error| self.failed(error))? {
             let (key, bytes) = entry.map_err(|error| self.failed(error))?;
-            let log =
-                record::decode(bytes.value()).map_err(|reason| self.bad_row("attempts", seq, reason))?;
-            attempts.push((key.value().1, log));
+            let log = record::decode(bytes.value());
+            let log = log.map_err(|reason| self.bad_row("attempts", seq, reason))?;
+            task.attempts.push((key.value().1, log));
+            task.big_rows_bytes += bytes.value().len();
         }
-        Ok(attempts)
+        Ok(())
     }
 }

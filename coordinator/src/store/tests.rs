@@ -24,7 +24,7 @@ fn accepted(seq: u64, name: &str) -> Change {
     Change::Accepted {
         seq,
         id: task_id(seq as u8),
-        owner: if seq % 2 == 0 { "even".into() } else { "odd".into() },
+        owner: if seq.is_multiple_of(2) { "even".into() } else { "odd".into() },
         created: Timestamp::UNIX_EPOCH,
         spec: Arc::new(spec),
         asks: Asks::default(),
@@ -167,6 +167,33 @@ fn lists_by_state() {
     assert_eq!(listed(StateFilter::Live(Shown::Running), Some(Cursor(5))), (vec![4], None));
     assert_eq!(listed(StateFilter::Live(Shown::Queued), None), (vec![6], None));
     assert_eq!(listed(StateFilter::Nothing, None), (vec![], None));
+}
+
+#[test]
+fn a_page_is_bounded_in_rows_and_in_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, reader, .. } = open(directory.path()).unwrap();
+    let rows_max = page::SCAN_ROWS_MAX as u64;
+    let long_log = AttemptLog {
+        system_logs: vec!["x".repeat(page::BIG_ROWS_BYTES_MAX * 2 / 3)],
+        ..AttemptLog::default()
+    };
+    let mut changes: Vec<_> = (1..=rows_max + 10).map(|seq| accepted(seq, "n")).collect();
+    changes.extend((1..=5).map(|seq| Change::AttemptEnded { seq, attempt: 1, log: long_log.clone() }));
+    writer.commit(&changes).unwrap();
+
+    let tags = vec![TagFilter { key: "number".into(), value: Some("5".into()) }];
+    let rare = ListQuery { tags, ..ListQuery::newest(10) };
+    let first = reader.list(&rare).unwrap();
+    assert_eq!((seqs(&first), first.next), (vec![], Some(Cursor(11))), "short, but not the last");
+    let second = reader.list(&ListQuery { below: first.next, ..rare }).unwrap();
+    assert_eq!((seqs(&second), second.next), (vec![5], None));
+
+    let newest = ListQuery { below: Some(Cursor(6)), ..ListQuery::newest(10) };
+    assert_eq!(reader.list(&newest).unwrap().tasks.len(), 5, "small rows are no load");
+    let everything = ListQuery { want: Want::Everything, ..newest };
+    let page = reader.list(&everything).unwrap();
+    assert_eq!((seqs(&page), page.next), (vec![5, 4], Some(Cursor(4))));
 }
 
 #[test]
