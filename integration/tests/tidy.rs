@@ -72,8 +72,7 @@ fn test_modules_of(path: &Path, text: &str) -> Vec<PathBuf> {
         };
         let directory = path.parent().unwrap();
         let is_root = matches!(path.file_stem().unwrap().to_str(), Some("mod" | "lib" | "main"));
-        let beside =
-            if is_root { directory.to_owned() } else { directory.join(path.file_stem().unwrap()) };
+        let beside = if is_root { directory.to_owned() } else { directory.join(path.file_stem().unwrap()) };
         match explicit {
             Some(file) => found.push(directory.join(file)),
             None => found.extend([beside.join(format!("{name}.rs")), beside.join(name).join("mod.rs")]),
@@ -119,8 +118,23 @@ fn forbid(words: &[&str], why: &str, applies: impl Fn(&str) -> bool) {
 #[test]
 fn the_model_is_pure() {
     let words = [
-        "tokio", "axum", "tonic", "redb", "serde", "teamster_proto", "std::fs", "std::net", "std::thread",
-        "async", "Instant", "SystemTime", "Timestamp", "Uuid", "rand", "HashMap", "HashSet",
+        "tokio",
+        "axum",
+        "tonic",
+        "redb",
+        "serde",
+        "teamster_proto",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "async",
+        "Instant",
+        "SystemTime",
+        "Timestamp",
+        "Uuid",
+        "rand",
+        "HashMap",
+        "HashSet",
     ];
     forbid(&words, "cluster/ is the model: no I/O, no clock, no chance", |path| {
         path.starts_with("coordinator/src/cluster/")

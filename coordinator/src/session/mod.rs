@@ -23,15 +23,15 @@ const OUTGOING_MESSAGES_MAX: usize = 64;
 
 /// What all sessions share.
 #[derive(Debug, Clone)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     /// Where events go.
-    pub controller: Handle,
+    pub(crate) controller: Handle,
     /// The cluster that agents must belong to.
-    pub cluster_id: String,
+    pub(crate) cluster_id: String,
     /// How often its database was opened; agents obey no lower one.
-    pub term: u64,
+    pub(crate) term: u64,
     /// Time between heartbeats.
-    pub heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
 }
 
 struct Service {
@@ -42,7 +42,7 @@ struct Service {
 }
 
 /// Serves agents until `shutdown`; returns when the last session is over.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     sessions: Sessions,
     shutdown: CancellationToken,

@@ -1,0 +1,156 @@
+//! Small images made on the spot from this machine's static busybox, as archives of both forms.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+/// An image to be made: busybox with links for all that it can do, in one layer.
+#[derive(Debug, Clone)]
+pub struct TestImage {
+    name: String,
+    env: Vec<String>,
+    workdir: Option<String>,
+    directories: Vec<String>,
+}
+
+impl TestImage {
+    /// One that is called `name`, with a path of `/bin` and nothing else.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            env: vec!["PATH=/bin".to_owned()],
+            workdir: None,
+            directories: Vec::new(),
+        }
+    }
+
+    /// One more variable: `KEY=value`.
+    pub fn env(mut self, entry: &str) -> Self {
+        self.env.push(entry.to_owned());
+        self
+    }
+
+    /// The working directory that its configuration names; it is not made.
+    pub fn workdir(mut self, path: &str) -> Self {
+        self.workdir = Some(path.to_owned());
+        self
+    }
+
+    /// A directory that it has, without a leading slash.
+    pub fn directory(mut self, path: &str) -> Self {
+        self.directories.push(path.to_owned());
+        self
+    }
+
+    /// As an OCI layout.
+    ///
+    /// # Panics
+    /// When this machine has no static busybox.
+    pub fn oci_archive(&self) -> Vec<u8> {
+        let layer = self.layer();
+        let config = self.config(&layer);
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        })
+        .to_string()
+        .into_bytes();
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["annotations"] = json!({"io.containerd.image.name": self.name});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string().into_bytes();
+        let mut files = BTreeMap::from([
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("index.json".to_owned(), index),
+        ]);
+        for blob in [layer, config, manifest] {
+            files.insert(format!("blobs/sha256/{}", hex(&blob)), blob);
+        }
+        archive(files)
+    }
+
+    /// As `docker save` writes it.
+    ///
+    /// # Panics
+    /// When this machine has no static busybox.
+    pub fn docker_archive(&self) -> Vec<u8> {
+        let layer = self.layer();
+        let config = self.config(&layer);
+        let config_name = format!("{}.json", hex(&config));
+        let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": ["one/layer.tar"]}])
+            .to_string();
+        archive(BTreeMap::from([
+            (config_name, config),
+            ("manifest.json".to_owned(), manifest.into_bytes()),
+            ("one/layer.tar".to_owned(), layer),
+        ]))
+    }
+
+    fn config(&self, layer: &[u8]) -> Vec<u8> {
+        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+        json!({
+            "architecture": architecture,
+            "os": "linux",
+            // What must not be obeyed.
+            "config": {"Env": self.env, "WorkingDir": self.workdir, "User": "0:0", "Entrypoint": ["/bin/false"],
+                       "Volumes": {"/volume": {}}, "Labels": {"containerd.io/restart.status": "running"}},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))]},
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn layer(&self) -> Vec<u8> {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+        let busybox = busybox.expect("a static busybox (Debian: busybox-static)");
+        let output = std::process::Command::new(busybox).arg("--list").output().expect("run busybox");
+        let applets = String::from_utf8(output.stdout).expect("names of applets are ASCII");
+        let mut tar = tar::Builder::new(Vec::new());
+        let directories = ["bin", "etc", "tmp", "root", "dev", "proc", "sys"].map(str::to_owned);
+        for directory in directories.iter().chain(&self.directories) {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(if directory == "tmp" { 0o1777 } else { 0o755 });
+            header.set_size(0);
+            tar.append_data(&mut header, format!("{directory}/"), std::io::empty()).expect("write to memory");
+        }
+        let program = std::fs::read(busybox).expect("read busybox");
+        append(&mut tar, "bin/busybox", 0o755, &program);
+        append(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+        append(&mut tar, "bin/not-executable", 0o644, b"text\n");
+        for applet in applets.lines().filter(|applet| !applet.is_empty() && *applet != "busybox") {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("write to memory");
+        }
+        tar.into_inner().expect("write to memory")
+    }
+}
+
+fn archive(files: BTreeMap<String, Vec<u8>>) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        append(&mut tar, &name, 0o644, &content);
+    }
+    tar.into_inner().expect("write to memory")
+}
+
+fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(mode);
+    header.set_size(content.len() as u64);
+    tar.append_data(&mut header, name, content).expect("write to memory");
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{}", hex(blob)), "size": blob.len()})
+}
+
+fn hex(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,84 @@
+//! What tasks could leave behind on a node: everything is looked for where it would be, not where Teamster
+//! says that it is.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use crate::cluster::Cluster;
+use crate::stand::Stand;
+
+/// How long the processes sleep that test tasks leave behind: a number that nothing else uses.
+pub const SLEEPER: &str = "98765";
+
+/// Everything that was found, by kind.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Remains {
+    containers: BTreeSet<String>,
+    tasks: BTreeSet<String>,
+    snapshots: BTreeSet<String>,
+    leases: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    directories: BTreeSet<String>,
+}
+
+impl Remains {
+    /// Looks for all of it. Other tests' tasks may run beside: of what all share, only what bears one of
+    /// the names of `tasks` counts.
+    pub fn look(stand: &Stand, cluster: &Cluster, tasks: &[String]) -> Self {
+        let ctr = |arguments: &[&str]| ctr(&stand.containerd.socket(), arguments);
+        let base = stand.dir().to_string_lossy().into_owned();
+        Self {
+            containers: ctr(&["containers", "ls", "-q"]),
+            tasks: ctr(&["tasks", "ls", "-q"]),
+            snapshots: ctr(&["snapshots", "ls"]),
+            leases: ctr(&["leases", "ls", "-q"]),
+            mounts: mounts_below(&base),
+            cgroups: cgroups(tasks),
+            processes: shims_and_sleepers(&base),
+            directories: below(&cluster.agent_dir().join("tasks")),
+        }
+    }
+}
+
+fn ctr(socket: &Path, arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new("ctr").arg("-a").arg(socket).args(["-n", "teamster"]).args(arguments).output();
+    let output = output.expect("run ctr");
+    assert!(output.status.success(), "ctr {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn mounts_below(base: &str) -> BTreeSet<String> {
+    let mounts = procfs::process::Process::myself().unwrap().mountinfo().unwrap();
+    let points = mounts.into_iter().map(|mount| mount.mount_point.to_string_lossy().into_owned());
+    points.filter(|point| point.starts_with(base)).collect()
+}
+
+fn cgroups(tasks: &[String]) -> BTreeSet<String> {
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    let hierarchies = hierarchies.chain(["/sys/fs/cgroup".into()]);
+    let found = hierarchies.flat_map(|hierarchy| below(&hierarchy.join("teamster")));
+    found.filter(|path| tasks.iter().any(|task| path.contains(task.as_str()))).collect()
+}
+
+fn below(directory: &Path) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return BTreeSet::new() };
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    paths.map(|path| path.to_string_lossy().into_owned()).collect()
+}
+
+/// Shims of this containerd, and the sleepers that test tasks leave behind.
+fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
+    let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|process| {
+            let words = process.cmdline().ok()?;
+            let is_shim =
+                words.first()?.contains("containerd-shim") && words.iter().any(|w| w.contains(base));
+            let is_sleeper = words.iter().any(|word| word == SLEEPER) && words[0].contains("sleep");
+            (is_shim || is_sleeper).then(|| format!("{} {}", process.pid, words.join(" ")))
+        })
+        .collect()
+}

@@ -1,0 +1,97 @@
+//! kill -9 of the coordinator: nothing that was accepted is lost, nothing runs twice, running tasks do not
+//! notice.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use teamster_integration::cluster::{Cluster, Marks, Options, eventually, shell_task};
+use teamster_integration::stand::Stand;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_run_and_twenty_wait() {
+    let stand = Stand::start().await;
+    let mut cluster = stand.cluster(&Options { cpus: 20, ..Options::default() }).await;
+    let marks = Marks::new(&cluster.shared());
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        let script = format!("{}; {}", marks.shell(&format!("t{number}")), marks.shell_gate("gate"));
+        ids.push(cluster.client.submit(&shell_task(&format!("t{number}"), &[script])).await);
+    }
+    eventually("20 tasks to run", async || (cluster.client.count("RUNNING").await == 20).then_some(())).await;
+    assert_eq!(cluster.client.count("QUEUED").await, 20);
+    let running_before = pids_of_tasks();
+
+    cluster.kill_coordinator();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.start_coordinator();
+    cluster.wait_ready().await;
+    assert_eq!(pids_of_tasks(), running_before, "the tasks that ran are the very same processes");
+    marks.open_gate("gate");
+
+    for (number, id) in ids.iter().enumerate() {
+        let task = cluster.client.wait(id).await;
+        assert_eq!(task["state"], "COMPLETE", "{task:#}");
+        assert_eq!(task["logs"].as_array().unwrap().len(), 1, "one attempt: {task:#}");
+        assert_eq!(marks.count(&format!("t{number}")), 1, "task {number} ran once");
+    }
+}
+
+/// First processes of containers: those whose parent is a shim of ours and that hold the gate's script.
+fn pids_of_tasks() -> BTreeSet<i32> {
+    procfs::process::all_processes()
+        .unwrap()
+        .filter_map(Result::ok)
+        .filter(|process| {
+            let line = process.cmdline().unwrap_or_default();
+            line.first().is_some_and(|word| word == "/bin/sh")
+                && line.iter().any(|word| word.contains("marks/gate"))
+        })
+        .map(|process| process.pid)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_in_the_storm_is_there_afterwards() {
+    let stand = Stand::start().await;
+    let mut cluster = stand.cluster(&Options { cpus: 4, ..Options::default() }).await;
+    let marks = Marks::new(&cluster.shared());
+    let mut accepted = Vec::new();
+    for round in 0..5 {
+        accepted.extend(storm(&mut cluster, &marks, round).await);
+        cluster.start_coordinator();
+        cluster.wait_ready().await;
+    }
+    assert!(accepted.len() >= 5, "the storm was heard at all");
+    for (name, id) in &accepted {
+        let task = cluster.client.wait(id).await;
+        assert_eq!(task["state"], "COMPLETE", "{task:#}");
+        assert_eq!(task["name"], name.as_str());
+        assert_eq!(marks.count(name), 1, "{name} ran once");
+    }
+}
+
+/// Submits without pause and kills the coordinator in the middle; the names and ids that were acknowledged.
+async fn storm(cluster: &mut Cluster, marks: &Marks, round: u64) -> Vec<(String, String)> {
+    let client = cluster.client.clone();
+    let marks = marks.clone();
+    let mut submitting = tokio::task::JoinSet::new();
+    submitting.spawn(async move {
+        let mut accepted = Vec::new();
+        for number in 0..10_000 {
+            let name = format!("r{round}-t{number}");
+            let task = shell_task(&name, &[marks.shell(&name)]);
+            match client.try_submit(&task).await {
+                Some(id) => accepted.push((name, id)),
+                None => return accepted,
+            }
+            // A few at a time are enough; each is a container.
+            if number > 8 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        panic!("the coordinator was never killed");
+    });
+    tokio::time::sleep(Duration::from_millis(60 + 37 * round)).await;
+    cluster.kill_coordinator();
+    submitting.join_next().await.unwrap().unwrap()
+}
