@@ -49,6 +49,9 @@ const PREFIXES: [&str; 2] = ["/v1", "/ga4gh/tes/v1"];
 /// How many lists are read at the same time: each may hold some ten megabytes, others wait.
 const LISTS_AT_ONCE: usize = 8;
 
+/// How many bytes of large request bodies are held at the same time; others wait.
+const LARGE_BODIES_BYTES_MAX: usize = 256 << 20;
+
 /// What the API works with.
 #[derive(Debug, Clone)]
 pub struct ApiState {
@@ -68,11 +71,14 @@ pub struct ApiState {
 struct Api {
     state: ApiState,
     lists: Semaphore,
+    /// One permit per byte.
+    large_bodies: Semaphore,
 }
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let api = Arc::new(Api { state, lists: Semaphore::new(LISTS_AT_ONCE) });
+    let (lists, large_bodies) = (Semaphore::new(LISTS_AT_ONCE), Semaphore::new(LARGE_BODIES_BYTES_MAX));
+    let api = Arc::new(Api { state, lists, large_bodies });
     let tes = Router::new()
         .route("/service-info", get(service_info::current))
         .route("/tasks", get(list::list).post(tasks::create))

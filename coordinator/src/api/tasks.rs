@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Uri, header};
@@ -22,7 +22,8 @@ use crate::store::{StoredTask, Want};
 /// How long a body may take to arrive. Engines give up after about a minute themselves.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bodies beyond this are parsed aside, so as not to hold up everybody else on the thread.
+/// Bodies beyond this wait for room in memory, and are parsed aside, so as not to hold up everybody else on
+/// the thread.
 const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// Parameters of the query, in their order.
@@ -33,6 +34,13 @@ pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /tasks`. The answer means that the task is on disk.
 pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Json<Value>, ApiError> {
+    // A body that does not say its size may be the largest.
+    let announced_bytes = body.size_hint().upper().map_or(BODY_BYTES_MAX, |bytes| bytes as usize);
+    if announced_bytes > BODY_BYTES_MAX {
+        return Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX });
+    }
+    let room_bytes = if announced_bytes > LARGE_BODY_BYTES { announced_bytes as u32 } else { 0 };
+    let _room = api.large_bodies.acquire_many(room_bytes).await.expect("the semaphore is never closed");
     let body = read_body(body).await?;
     let spec = if body.len() > LARGE_BODY_BYTES {
         let api = api.clone();
