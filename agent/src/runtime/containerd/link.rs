@@ -72,9 +72,11 @@ pub(crate) fn leased<T>(message: T, deadline: Duration, lease: &str) -> Request<
     request
 }
 
-/// Whether containerd did not answer, as opposed to: answered that it cannot.
+/// Whether containerd did not answer, as opposed to: answered that it cannot. A status with a cause was made
+/// on this side, whatever its code: the connection broke.
 pub(crate) fn is_outage(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        || std::error::Error::source(status).is_some()
 }
 
 /// What a failed call means when it means nothing special. `action` fits after "failed to".

@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
+use super::Containerd;
+use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, or_missing};
+use crate::runtime::{ContainerId, ContainerState, RuntimeError, Signal};
 use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
 use containerd_client::services::v1::{
     DeleteContainerRequest, DeleteRequest, DeleteTaskRequest, WaitRequest,
 };
-use tonic::Code;
-
-use super::Containerd;
-use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, or_missing};
-use crate::runtime::{ContainerId, ContainerState, RuntimeError, Signal};
 
 /// How long a killed process may take to end: it may be inside a write to slow storage.
 const END: Duration = Duration::from_secs(60);
 
-/// How often a task that has just ended may still be called running.
-const TRIES: u32 = 20;
+/// How often a deletion may be refused before we believe it.
+const TRIES: u32 = 40;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Containerd {
     pub(super) async fn remove_container(&self, id: ContainerId) -> Result<(), RuntimeError> {
@@ -56,10 +57,11 @@ impl Containerd {
             let result = or_missing(self.link.client().tasks().delete(call(request, SLOW)).await);
             match result {
                 Ok(_) => return Ok(()),
-                // The shim tells of the end a moment before it allows the deletion.
-                Err(status) if status.code() == Code::FailedPrecondition && tries < TRIES => {
+                // The shim tells of the end a moment before it allows the deletion, and containerd needs a
+                // moment to clean up after a shim that died.
+                Err(status) if !is_outage(&status) && tries < TRIES => {
                     tries += 1;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 Err(status) => return Err(failure("delete the task", &status)),
             }

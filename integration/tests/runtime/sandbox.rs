@@ -1,0 +1,194 @@
+//! The walls around a container, tried from inside.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use teamster_agent::runtime::Bind;
+use teamster_values::AbsolutePath;
+
+use crate::stand::{Stand, WHO};
+
+fn bind(source: std::path::PathBuf, destination: &str, read_only: bool) -> Bind {
+    let destination = AbsolutePath::parse(destination).unwrap();
+    Bind { source, destination, read_only, follows_mounts: false }
+}
+
+#[tokio::test]
+async fn a_task_has_no_privileges() {
+    let Some(stand) = Stand::new().await else { return };
+    let status = stand.say("cat /proc/self/status").await;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs"), "1");
+    assert_eq!(field("Seccomp"), "2");
+    assert_eq!(field("Uid"), ["4711"; 4].join(" "));
+    assert_eq!(field("Gid"), ["4712"; 4].join(" "));
+    assert_eq!(field("Groups"), "");
+    assert_eq!(field("Umask"), "0022");
+    assert_eq!(stand.say("cat /proc/self/oom_score_adj").await, "500\n");
+    assert_eq!(stand.say("ulimit -c; [ $(ulimit -n) -gt 1000 ] && echo many").await, "0\nmany\n");
+}
+
+#[tokio::test]
+async fn the_root_is_read_only_and_binds_are_as_asked() {
+    let Some(stand) = Stand::new().await else { return };
+    let (open, closed) = (stand.directory("open"), stand.directory("closed"));
+    fs::write(closed.join("input"), "given").unwrap();
+    let mut spec = stand
+        .shell(
+            "for at in / /bin /etc /dev /sys /closed; do touch $at/x 2>/dev/null && echo wrote $at; done
+             rm -f /closed/input 2>/dev/null && echo removed
+             cat /closed/input; echo out > /open/result; ln -s /etc /open/link; echo; umask",
+        )
+        .await;
+    spec.binds = vec![bind(open.clone(), "/open", false), bind(closed.clone(), "/closed", true)];
+    let ended = stand.run(&spec).await;
+    assert_eq!(ended.stdout, "given\n0022\n");
+    let result = fs::metadata(open.join("result")).unwrap();
+    assert_eq!((result.uid(), result.gid(), result.mode() & 0o777), (WHO.uid, WHO.gid, 0o644));
+}
+
+#[tokio::test]
+async fn it_sees_neither_host_nor_network() {
+    let Some(stand) = Stand::new().await else { return };
+    let spec = stand
+        .shell("hostname; echo $$; ls -1 /proc | grep -c '^[0-9]'; ip -o link | wc -l; ip -o link | grep -c 'lo:.*UP'; cat /proc/kcore | wc -c")
+        .await;
+    let short: String = spec.id.attempt.task.to_string().chars().skip(14).collect();
+    let ended = stand.run(&spec).await;
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines[0], short);
+    assert_eq!(lines[1], "1", "a pid namespace of its own");
+    assert!(lines[2].parse::<u32>().unwrap() < 6, "{ended:?}");
+    assert_eq!((lines[3], lines[4]), ("1", "1"), "only loopback, and it is up: {ended:?}");
+    assert_eq!(lines[5], "0");
+}
+
+#[tokio::test]
+async fn it_finds_itself_in_etc() {
+    let Some(stand) = Stand::new().await else { return };
+    let mut spec = stand
+        .shell("id; cat /etc/passwd /etc/group /etc/hostname /etc/resolv.conf; grep -c localhost /etc/hosts")
+        .await;
+    spec.env.push("HOME=/home/me".to_owned());
+    let ended = stand.run(&spec).await;
+    let text = &ended.stdout;
+    assert!(text.contains("uid=4711(teamster) gid=4712(teamster)"), "{ended:?}");
+    assert!(text.contains("root:x:0:0:root:/root:/bin/sh\n"), "the image's own lines stay: {text}");
+    assert!(text.contains("teamster:x:4711:4712::/home/me:/bin/sh\n"), "{text}");
+    assert!(text.ends_with("2\n"), "{text}");
+}
+
+#[tokio::test]
+async fn system_calls_are_filtered() {
+    let Some(stand) = Stand::new().await else { return };
+    let program = PROBE.replace("#FAMILIES", "0..45");
+    let Some(probe) = compile(&stand, &program) else {
+        panic!("this test needs rustc, which runs it");
+    };
+    let mut spec = stand.container(&["/probe/probe"]).await;
+    spec.binds.push(bind(probe, "/probe", true));
+    let ended = stand.run(&spec).await;
+    assert_eq!(ended.exit.code, 0, "{ended:?}");
+    assert_eq!(
+        ended.stdout, "families 1 2 10 16\nunshare 1\nclone3 38\nbpf 1\nio_uring 1\nkeyctl 1\n",
+        "{ended:?}"
+    );
+}
+
+/// Makes raw system calls and prints their error numbers; 38 is ENOSYS, 1 is EPERM. Built without a C
+/// compiler's help by the same rustc that builds this test.
+const PROBE: &str = r#"
+use std::arch::asm;
+#[cfg(target_arch = "x86_64")]
+fn call(number: i64, a: i64, b: i64, c: i64) -> i64 {
+    let result: i64;
+    unsafe { asm!("syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c,
+        lateout("rcx") _, lateout("r11") _) };
+    result
+}
+#[cfg(target_arch = "aarch64")]
+fn call(number: i64, a: i64, b: i64, c: i64) -> i64 {
+    let result: i64;
+    unsafe { asm!("svc 0", in("x8") number, inlateout("x0") a => result, in("x1") b, in("x2") c) };
+    result
+}
+#[cfg(target_arch = "x86_64")]
+const N: [i64; 6] = [41, 272, 435, 321, 425, 250];
+#[cfg(target_arch = "aarch64")]
+const N: [i64; 6] = [198, 97, 435, 280, 425, 219];
+fn main() {
+    let open: Vec<String> = (#FAMILIES).filter(|family| {
+        // Datagram, stream, raw, seqpacket: some family takes only one. Refused by the filter is EPERM for
+        // all; raw sockets need a capability and are refused by the kernel with the same.
+        [1, 2, 5].iter().any(|kind| call(N[0], *family, *kind, 0) != -1)
+    }).map(|family| family.to_string()).collect();
+    println!("families {}", open.join(" "));
+    println!("unshare {}", -call(N[1], 0x1000_0000, 0, 0));
+    println!("clone3 {}", -call(N[2], 0, 0, 0));
+    println!("bpf {}", -call(N[3], 0, 0, 0));
+    println!("io_uring {}", -call(N[4], 1, 0, 0));
+    println!("keyctl {}", -call(N[5], 0, 0, 0));
+}
+"#;
+
+/// A directory with the program in it, static so that it needs nothing of the image.
+fn compile(stand: &Stand, source: &str) -> Option<std::path::PathBuf> {
+    let directory = stand.directory("probe");
+    let (file, program) = (directory.join("probe.rs"), directory.join("probe"));
+    fs::write(&file, source).ok()?;
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let status = std::process::Command::new(rustc)
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-o"])
+        .args([&program, &file])
+        .status()
+        .ok()?;
+    status.success().then_some(directory)
+}
+
+#[tokio::test]
+async fn memory_is_limited_and_its_end_is_told_apart() {
+    let Some(stand) = Stand::new().await else { return };
+    // tail keeps all of a line that never ends.
+    let ended = stand.run(&stand.container(&["tail", "/dev/zero"]).await).await;
+    assert_eq!((ended.exit.code, ended.exit.out_of_memory), (137, true), "{ended:?}");
+    // A child's death counts too, and the exit code is still the command's own.
+    let ended = stand.run(&stand.shell("tail /dev/zero; exit 5").await).await;
+    assert_eq!((ended.exit.code, ended.exit.out_of_memory), (5, true), "{ended:?}");
+    let ended = stand.run(&stand.shell("exit 137").await).await;
+    assert_eq!((ended.exit.code, ended.exit.out_of_memory), (137, false));
+    // Half of the memory may be shared memory.
+    let size = stand.say("df -k /dev/shm | tail -1 | awk '{print $2}'").await;
+    assert_eq!(size, "32768\n");
+}
+
+#[tokio::test]
+async fn a_limit_too_low_to_start_is_the_users_error_or_an_oom() {
+    let Some(stand) = Stand::new().await else { return };
+    let mut spec = stand.shell("true").await;
+    spec.limits.memory_bytes = 1 << 20;
+    match stand.start(&spec).await {
+        Err(teamster_agent::runtime::RuntimeError::CommandUnusable(reason)) => {
+            assert!(reason.contains("memory"), "{reason}");
+        }
+        Ok(()) => assert!(stand.wait(&spec).await.unwrap().out_of_memory),
+        other => panic!("{other:?}"),
+    }
+    stand.remove(&spec).await;
+}
+
+#[tokio::test]
+async fn processes_are_limited() {
+    let Some(stand) = Stand::new().await else { return };
+    let mut spec =
+        stand.shell("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done; echo unlimited").await;
+    spec.pids_max = 20;
+    let ended = stand.run(&spec).await;
+    assert!(ended.stderr.contains("can't fork"), "{ended:?}");
+    assert!(!ended.stdout.contains("unlimited"), "{ended:?}");
+}
