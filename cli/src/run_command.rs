@@ -82,7 +82,8 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
     if ended == COMPLETE {
         return Ok(FINE);
     }
-    table::write_error(&format!("teamster: task {id} ended as {ended}\n"));
+    let code = task::exit_code(&client, &id).await?.map(|code| format!(" (exit code {code})"));
+    table::write_error(&format!("teamster: task {id} ended as {ended}{}\n", code.unwrap_or_default()));
     table::write_error(&client.log(&id, Stream::System).await?);
     Ok(FAILED)
 }

@@ -200,6 +200,12 @@ async fn full(client: &Client, id: &str) -> anyhow::Result<Task> {
     serde_json::from_value(client.get(id, View::Full).await?).context("read the coordinator's task")
 }
 
+/// What the last command that ran ended with.
+pub(crate) async fn exit_code(client: &Client, id: &str) -> anyhow::Result<Option<i64>> {
+    let task = full(client, id).await?;
+    Ok(task.logs.last().and_then(|attempt| attempt.logs.last()).and_then(|executor| executor.exit_code))
+}
+
 fn describe(task: &Task) -> String {
     let mut lines = vec![("id", task.id.clone()), ("state", task.state.clone())];
     let mut add = |key, value: String| lines.push((key, value));

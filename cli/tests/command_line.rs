@@ -118,7 +118,8 @@ fn a_bad_configuration_is_named() {
 fn the_examples_are_accepted() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
     for service in ["coordinator", "agent"] {
-        let output = teamster(&[service, "--check-config", "--config", &format!("{examples}/{service}.toml")]);
+        let output =
+            teamster(&[service, "--check-config", "--config", &format!("{examples}/{service}.toml")]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     }
 }

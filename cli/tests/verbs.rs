@@ -51,13 +51,14 @@ fn run_of_a_failing_command_ends_with_one() {
     let stub = Stub::start(&[
         ("POST /v1/tasks", 200, &format!(r#"{{"id":"{ID}"}}"#)),
         (&format!("GET /v1/tasks/{ID}?view=MINIMAL"), 200, r#"{"id":"x","state":"EXECUTOR_ERROR"}"#),
+        (&format!("GET /v1/tasks/{ID}?view=FULL"), 200, r#"{"logs":[{"logs":[{"exit_code":7}]}]}"#),
         (&log("stdout"), 200, ""),
         (&log("stderr"), 200, "no\n"),
         (&log("system"), 200, "why\n"),
     ]);
     let output = teamster(&stub, &["run", "false"]);
     assert_eq!(output.status.code(), Some(1));
-    let expected = format!("no\nteamster: task {ID} ended as EXECUTOR_ERROR\nwhy\n");
+    let expected = format!("no\nteamster: task {ID} ended as EXECUTOR_ERROR (exit code 7)\nwhy\n");
     assert_eq!(text(&output.stderr), expected);
 }
 

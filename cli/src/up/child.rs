@@ -32,7 +32,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// A longer log is put aside when its child starts.
 const LOG_BYTES: u64 = 16 << 20;
 const TAIL_BYTES: u64 = 8 << 10;
-const TAIL_LINES: usize = 12;
+const TAIL_LINES: usize = 8;
 
 /// What to run, and where it writes.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use teamster_agent::config::{Config as AgentConfig, StorageConfig, StorageKind};
-use teamster_coordinator::config::Config as CoordinatorConfig;
+use teamster_coordinator::config::{Config as CoordinatorConfig, RetryStarted};
 use teamster_values::AbsolutePath;
 
 use super::UpArgs;
@@ -46,6 +46,8 @@ impl Layout {
             agents: args.agents,
             insecure_open: args.insecure_open,
             storage: vec![shared.clone()],
+            // Ctrl-C kills what runs, and whoever pressed it expects to find it running again afterwards.
+            retry_started: RetryStarted::Always,
             ..CoordinatorConfig::default()
         };
         let mut agent = AgentConfig {
@@ -82,10 +84,14 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the directories and writes the configurations.
+    /// Makes the data directory itself. Tasks must be able to walk through it to the shared storage, and to
+    /// list nothing on the way.
+    pub(super) fn make_root(&self) -> anyhow::Result<()> {
+        make_directory(&self.root, 0o711)
+    }
+
+    /// Makes the directories below it and writes the configurations.
     pub(super) fn prepare(&self) -> anyhow::Result<()> {
-        // Tasks must be able to walk through to the shared storage, and to list nothing on the way.
-        make_directory(&self.root, 0o711)?;
         for folder in ["logs", "coordinator", "agent", "containerd"] {
             make_directory(&self.root.join(folder), 0o700)?;
         }
@@ -204,6 +210,7 @@ mod tests {
         let root = folder.path().join("it's \"here\"");
         let words = ["--data-dir", root.to_str().unwrap(), "--cpus=1.5", "--memory=2GiB"];
         let layout = layout(&words);
+        layout.make_root().unwrap();
         layout.prepare().unwrap();
         let coordinator = CoordinatorConfig::from_file(&layout.config_file("coordinator")).unwrap();
         assert_eq!(coordinator, layout.coordinator);

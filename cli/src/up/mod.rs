@@ -77,8 +77,10 @@ pub(crate) fn run(mut args: UpArgs) -> anyhow::Result<u8> {
     layout.check_socket()?;
     machine::check_addresses([("--http", args.http), ("--agents", args.agents)])?;
     let programs = machine::Programs::find(layout.private_containerd)?;
-    layout.prepare()?;
+    layout.make_root()?;
+    // Before anything is written: another `up` may be using it.
     let _lock = machine::lock(&layout.lock_file())?;
+    layout.prepare()?;
     // One thread for all: a child is told to end when the thread that started it ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(until_told_to_stop(&layout, &programs))?;
