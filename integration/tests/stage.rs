@@ -6,6 +6,8 @@
 mod attacks;
 #[path = "stage/bench.rs"]
 mod bench;
+#[path = "stage/kills.rs"]
+mod kills;
 
 use std::os::unix::fs::MetadataExt;
 

@@ -1,8 +1,10 @@
 //! What a task, or another user of the shared storage, may try against staging. In none of these may root's
 //! rights, or a file that the task itself could not read, be had.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bench::{Bench, at, content, input, output};
 use teamster_agent::stage::{StageError, StagedOut};
@@ -178,4 +180,40 @@ async fn deleting_follows_no_link() {
     bench.link(&bench.url("precious"), "/tmp/link");
     bench.release().await.unwrap();
     assert_eq!(bench.read("precious/file"), "x");
+}
+
+#[tokio::test]
+async fn a_directory_swapped_for_a_link_is_bound_or_refused_but_never_left() {
+    let Some(mut bench) = Bench::new() else { return };
+    bench.store("real/file", "mine");
+    let (real, link) = (bench.storage().join("real"), bench.storage().join("link"));
+    symlink("/etc", &link).unwrap();
+    let right = std::fs::metadata(&real).unwrap().ino();
+    bench.task.outputs = vec![output("/out/", &bench.url("real"))];
+    let stop = Arc::new(AtomicBool::new(false));
+    let swapping = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &real, nix::fcntl::AT_FDCWD, &link, flags)
+                    .unwrap();
+            }
+        }
+    });
+    let (mut bound, mut refused) = (0, 0);
+    for _ in 0..100 {
+        match bench.stage_in().await {
+            Ok(()) => {
+                bound += 1;
+                assert_eq!(std::fs::metadata(bench.on_host("/out")).unwrap().ino(), right);
+            }
+            Err(StageError::Task(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        bench.release().await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    swapping.join().unwrap();
+    assert!(bound > 0 && refused > 0, "both were met: {bound} bound, {refused} refused");
 }
