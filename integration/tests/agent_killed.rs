@@ -104,15 +104,15 @@ async fn at_every_failpoint(executors: usize, pass: &str) {
         cluster.start_agent(&[]);
         let task = cluster.client.wait(&id).await;
         check(&task, &marks, &name, executors, number % 4);
-        wait_ready_again(&cluster).await;
+        wait_nothing_held(&cluster).await;
     }
 }
 
-/// The node is ready with the new agent's session, not with what is left of the old one.
-async fn wait_ready_again(cluster: &Cluster) {
-    eventually("the node to hold nothing", async || {
-        let nodes = cluster.client.get("/v1/nodes").await;
-        (nodes["nodes"][0]["state"] == "READY" && nodes["nodes"][0]["tasks"] == 0).then_some(())
+/// Until the agent has cleared away what it held: the next one shall meet its failpoint with its own task.
+async fn wait_nothing_held(cluster: &Cluster) {
+    let tasks = cluster.agent_dir().join("tasks");
+    eventually("the agent to hold nothing", async || {
+        std::fs::read_dir(&tasks).unwrap().next().is_none().then_some(())
     })
     .await;
 }

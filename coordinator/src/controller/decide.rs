@@ -165,13 +165,13 @@ impl Controller {
         if hello.agent.storages == storages {
             return;
         }
-        for storage in &storages {
-            tracing::warn!(
-                node = hello.agent.node_id,
-                storage = storage.name,
-                ok = storage.ok,
-                "storage changed"
-            );
+        for storage in storages.iter().filter(|storage| !hello.agent.storages.contains(storage)) {
+            let (node, name) = (&hello.agent.node_id, &storage.name);
+            if storage.ok {
+                tracing::info!(node, storage = name, "storage is usable");
+            } else {
+                tracing::warn!(node, storage = name, "storage is not usable; tasks that need it wait");
+            }
         }
         hello.agent.storages = storages;
         let agent = hello.agent.clone();
