@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use procfs::{Current, CurrentSI};
+use procfs::Current;
 
 use crate::assignment::Resources;
 use crate::config::Config;

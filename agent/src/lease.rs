@@ -49,10 +49,19 @@ impl Lease {
 /// sees a part of it, and a full disk does not matter once it exists.
 const DIGITS: usize = 20;
 
-/// Writes from when a lease counts: nanoseconds on CLOCK_BOOTTIME, in decimal.
-pub fn write(path: &Path, heard: BootInstant) -> io::Result<()> {
+/// Makes the file of a lease that counts from `heard`: nanoseconds on CLOCK_BOOTTIME, in decimal.
+pub fn create(path: &Path, heard: BootInstant) -> io::Result<()> {
+    write(OpenOptions::new().create(true).truncate(false).mode(0o600), path, heard)
+}
+
+/// Lets it count from `heard`. A file that is gone is not made anew: its attempt is over.
+pub fn touch(path: &Path, heard: BootInstant) -> io::Result<()> {
+    write(&mut OpenOptions::new(), path, heard)
+}
+
+fn write(options: &mut OpenOptions, path: &Path, heard: BootInstant) -> io::Result<()> {
     let nanos = u64::try_from(heard.since_boot().as_nanos()).unwrap_or(u64::MAX);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let file = options.write(true).open(path)?;
     file.write_all_at(format!("{nanos:0width$}\n", width = DIGITS).as_bytes(), 0)
 }
 
@@ -93,10 +102,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lease");
         assert_eq!(read(&path), None);
-        for moment in [at(1_000_000), at(7)] {
-            write(&path, moment).unwrap();
-            assert_eq!(read(&path), Some(moment));
-        }
+        assert_eq!(touch(&path, at(1)).unwrap_err().kind(), io::ErrorKind::NotFound);
+        create(&path, at(1_000_000)).unwrap();
+        assert_eq!(read(&path), Some(at(1_000_000)));
+        touch(&path, at(7)).unwrap();
+        assert_eq!(read(&path), Some(at(7)));
         std::fs::write(&path, "12\n").unwrap();
         assert_eq!(read(&path), None);
     }

@@ -6,15 +6,38 @@ pub mod assignment;
 pub mod attempt;
 pub mod boot;
 pub mod capacity;
+pub mod child;
 pub mod config;
 pub mod data_dir;
 pub mod failpoint;
 pub mod lease;
 pub mod runtime;
+pub mod session;
+pub mod stage;
+pub mod storage;
+pub mod supervisor;
+pub mod task;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::attempt::StopReason;
 use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::runtime::{Containerd, Runtime};
+use crate::session::{Identity, Session};
+use crate::stage::Stager;
+use crate::storage::{DirectoryMounter, Mounter};
+use crate::supervisor::Supervisor;
+use crate::task::{Node, Orders, Run, Staging, Until};
+
+/// How long stopping all tasks may take beyond their grace period.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why an agent could not run. The texts fit after "failed to".
 #[derive(Debug, thiserror::Error)]
@@ -31,22 +54,133 @@ pub enum RunError {
     /// The machine does not say what it has.
     #[error(transparent)]
     Capacity(#[from] capacity::CapacityError),
+    /// A bug; the log has more.
+    #[error("go on: a part of the agent has failed; tasks go on, start it again")]
+    PartFailed,
     /// Containers would not die in time.
     #[error("stop {0} tasks in time; the next start of the agent goes on with it")]
     NotStopped(usize),
 }
 
+/// What an agent works with. [`Tools::real`] is what an operator gets; tests bring fakes.
+#[derive(Clone)]
+pub struct Tools {
+    /// Runs containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Knows the shared storage.
+    pub mounter: Arc<dyn Mounter>,
+    /// Moves files.
+    pub staging: Arc<dyn Staging>,
+}
+
+impl Tools {
+    /// containerd, the storage of this machine, and staging in child processes. Call it inside a tokio
+    /// runtime.
+    pub fn real(config: &Config) -> Self {
+        Self {
+            runtime: Arc::new(Containerd::connect(&config.containerd)),
+            mounter: Arc::new(DirectoryMounter::new(config.program.clone())),
+            staging: Arc::new(Stager::new(config.program.clone())),
+        }
+    }
+}
+
 /// Runs the agent until `shutdown`, and leaves its tasks running then.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let _data_dir = data_dir::DataDir::lock(&config.data_dir)?;
-    shutdown.cancelled().await;
-    Ok(())
+    let tools = Tools::real(&config);
+    run_with(config, tools, shutdown).await
+}
+
+/// [`run`] with other tools.
+pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken) -> Result<(), RunError> {
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let node_id = boot::node_id(&config)?;
+    let node = node(&config, &tools)?;
+    let attempts = attempt::load_all(data_dir.path())?;
+    tracing::info!(
+        node = node_id, data_dir = %data_dir.path().display(), attempts = attempts.len(),
+        capacity = ?node.capacity, "agent starts"
+    );
+    let (supervisor, events) = Supervisor::new(node.clone());
+    let (offers, offered) = watch::channel(Vec::new());
+    let session = Session {
+        coordinator: config.coordinator.clone(),
+        data_dir: config.data_dir.clone(),
+        identity: Identity {
+            node_id,
+            boot_id: node.boot_id.clone(),
+            capacity: node.capacity,
+            runtime: tools.runtime,
+        },
+        offers: offered,
+        supervisor: events,
+    };
+    let mut parts = JoinSet::new();
+    parts.spawn(supervisor.run(attempts, shutdown.clone()));
+    parts.spawn(session.run(shutdown.clone()));
+    let until_shutdown = shutdown.clone();
+    let storages = session::keep_offers(config.storage, tools.mounter, offers);
+    parts.spawn(async move { until_shutdown.run_until_cancelled(storages).await.unwrap_or_default() });
+    let mut result = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a part of the agent has failed");
+            result = Err(RunError::PartFailed);
+            shutdown.cancel();
+        }
+    }
+    // Nobody else may have the data directory while something is still being written to it.
+    node.disk.close();
+    node.disk.wait().await;
+    tracing::info!("agent ends; tasks go on");
+    result
+}
+
+fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
+    Ok(Arc::new(Node {
+        boot_id: boot::boot_id()?,
+        capacity: capacity::measure(config)?,
+        config: config.clone(),
+        runtime: tools.runtime.clone(),
+        staging: tools.staging.clone(),
+        disk: TaskTracker::new(),
+    }))
 }
 
 /// With no agent running: stops every task of this node as an infrastructure loss, and leaves the records of
 /// how they ended for the next start to report. Returns how many there were.
 pub async fn stop_all(config: &Config) -> Result<usize, RunError> {
-    let _data_dir = data_dir::DataDir::lock(&config.data_dir)?;
-    let attempts = attempt::load_all(&config.data_dir)?;
-    Ok(attempts.iter().filter(|attempt| attempt.result.is_none()).count())
+    let tools = Tools::real(config);
+    stop_all_with(config, tools).await
+}
+
+/// [`stop_all`] with other tools.
+pub async fn stop_all_with(config: &Config, tools: Tools) -> Result<usize, RunError> {
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let attempts = attempt::load_all(data_dir.path())?;
+    let live: Vec<_> = attempts.into_iter().filter(|attempt| attempt.result.is_none()).collect();
+    let count = live.len();
+    if count == 0 {
+        return Ok(0);
+    }
+    let node = node(config, &tools)?;
+    let mut stopping = JoinSet::new();
+    for attempt in live {
+        let (orders, stop) = watch::channel(Orders { stop: Some(StopReason::NodeStopped), forget: false });
+        // The records say it all; the next start reports them.
+        let (reports, _) = mpsc::channel(1);
+        let run = Run::adopted(node.clone(), attempt, stop, reports);
+        stopping.spawn(async move {
+            run.drive(Until::Decided).await;
+            drop(orders);
+        });
+    }
+    let all = async { while stopping.join_next().await.is_some() {} };
+    let deadline = config.grace_period.0.saturating_add(STOP_DEADLINE);
+    let in_time = tokio::time::timeout(deadline, all).await.is_ok();
+    let left = stopping.len();
+    stopping.shutdown().await;
+    node.disk.close();
+    node.disk.wait().await;
+    if in_time { Ok(count) } else { Err(RunError::NotStopped(left)) }
 }

@@ -1,0 +1,235 @@
+//! The ways out of an attempt: being stopped, failing, handing the result over. A result is written only
+//! when nothing of the task is alive, and nothing is deleted before somebody else has the result.
+
+use std::time::Duration;
+
+use super::result;
+use super::run::{Halt, Pauses, Run};
+use crate::assignment::{LossCause, Outcome, OutputFile, Report};
+use crate::attempt::{Phase, StopReason};
+use crate::runtime::{ContainerId, ContainerState, Exit, Signal};
+
+/// How long a killed process may take to be reported as ended, before we go on without its exit code.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often cleaning up is tried before it is left to the next start of the agent.
+const CLEAN_UP_TRIES: u32 = 6;
+
+impl Run {
+    /// Brings an attempt that cannot or must not go on to its result.
+    pub(super) async fn halt(&mut self, halt: Halt) {
+        let id = self.id();
+        let outcome = match halt {
+            Halt::Stop(reason) => {
+                tracing::info!(task = %id.task, attempt = id.attempt, ?reason, "stopping");
+                self.stop(reason).await;
+                outcome_of(reason)
+            }
+            Halt::Fault { outcome, reason } => {
+                tracing::warn!(task = %id.task, attempt = id.attempt, ?outcome, reason, "cannot go on");
+                self.attempt.system_logs.push(reason);
+                // A reboot has killed everything; what is left of it is deleted with the rest.
+                if outcome != Outcome::Lost(LossCause::Reboot) {
+                    self.kill_everything().await;
+                    self.end_staging().await;
+                }
+                outcome
+            }
+        };
+        self.conclude(outcome, Vec::new()).await;
+    }
+
+    async fn stop(&mut self, reason: StopReason) {
+        if self.attempt.stopping.is_none() {
+            self.attempt.stopping = Some(reason);
+            // On disk before the first kill, so that a restarted agent starts nothing. A disk that refuses
+            // must not keep the task alive, though.
+            if let Err(error) = self.save().await {
+                tracing::error!(attempt = %self.id(), %error, "failed to keep that an attempt is being stopped");
+            }
+        }
+        if let Phase::Started(executor) = self.attempt.phase {
+            self.end_executor(ContainerId { attempt: self.id(), executor }, reason).await;
+        }
+        self.kill_everything().await;
+        self.end_staging().await;
+        self.attempt.system_logs.push(
+            match reason {
+                StopReason::Canceled => "canceled",
+                StopReason::LeaseEnded => {
+                    "stopped: the coordinator was not heard for the length of the lease"
+                }
+                StopReason::NodeStopped => "stopped: the operator stopped the node",
+            }
+            .to_owned(),
+        );
+    }
+
+    /// SIGTERM, the grace period, SIGKILL; keeps how the executor ended if that can be known.
+    async fn end_executor(&mut self, id: ContainerId, reason: StopReason) {
+        let runtime = self.node.runtime.clone();
+        let exit = match runtime.state(id).await {
+            Ok(ContainerState::Exited(exit)) => Some(exit),
+            Ok(ContainerState::Running) => self.end_running(id, reason).await,
+            Ok(ContainerState::Created) => {
+                self.never_ran = id.executor == 0;
+                None
+            }
+            Ok(ContainerState::Missing) => None,
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "killing what cannot be asked");
+                None
+            }
+        };
+        // It may have ended, and been written down, right before the order came.
+        if let Some(exit) = exit
+            && self.attempt.executors.len() == id.executor as usize
+            && self.keep_log(id.executor, exit).await.is_err()
+        {
+            tracing::warn!(container = %id, "the logs of a stopped executor cannot be read");
+        }
+    }
+
+    async fn end_running(&self, id: ContainerId, reason: StopReason) -> Option<Exit> {
+        let unwanted = self.orders.borrow().forget;
+        let grace = match reason {
+            StopReason::LeaseEnded => Duration::ZERO,
+            StopReason::Canceled | StopReason::NodeStopped if unwanted => Duration::ZERO,
+            StopReason::Canceled | StopReason::NodeStopped => self.node.config.grace_period.0,
+        };
+        if !grace.is_zero()
+            && let Some(exit) = self.signal_and_wait(id, Signal::Term, grace).await
+        {
+            return Some(exit);
+        }
+        self.signal_and_wait(id, Signal::Kill, KILL_DEADLINE).await
+    }
+
+    async fn signal_and_wait(&self, id: ContainerId, signal: Signal, time: Duration) -> Option<Exit> {
+        let runtime = &self.node.runtime;
+        let ended = async {
+            if let Err(error) = runtime.signal(id, signal).await {
+                tracing::warn!(container = %id, ?signal, %error, "failed to signal a container");
+                return None;
+            }
+            runtime.wait(id).await.ok()
+        };
+        tokio::time::timeout(time, ended).await.ok().flatten()
+    }
+
+    /// Returns when nothing of the attempt is alive, however long that takes: a process that cannot be
+    /// killed is never called dead.
+    pub(super) async fn kill_everything(&mut self) {
+        let container = match self.attempt.phase {
+            Phase::Created(executor) | Phase::Started(executor) | Phase::Ended(executor) => Some(executor),
+            Phase::Intended | Phase::Staged | Phase::Reported => None,
+        };
+        let attempt = self.id();
+        let mut pauses = Pauses::new();
+        loop {
+            let removed = match container {
+                Some(executor) => self.node.runtime.remove(ContainerId { attempt, executor }).await,
+                None => Ok(()),
+            };
+            // Tried even so: this kills without containerd.
+            let released = self.node.runtime.release_attempt(attempt).await;
+            match removed.and(released) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%attempt, %error, "what is left of a task cannot be killed yet; trying again");
+                    tokio::time::sleep(pauses.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Returns when no staging child is alive: one that was killed may still be in a write. What the task
+    /// wrote goes with it, for no outputs will be taken of it.
+    async fn end_staging(&self) {
+        let mut pauses = Pauses::new();
+        while let Err(error) = self.node.staging.release(&self.dir).await {
+            tracing::error!(attempt = %self.id(), %error, "staging of a task cannot be ended yet; trying again");
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+
+    /// Writes the result. Nothing may be alive.
+    pub(super) async fn conclude(&mut self, outcome: Outcome, outputs: Vec<OutputFile>) {
+        let started = self.attempt.started() && !self.never_ran;
+        let result = result::conclude(&mut self.attempt, outcome, started, outputs);
+        let id = self.id();
+        tracing::info!(task = %id.task, attempt = id.attempt, ?outcome, started, "decided");
+        self.attempt.result = Some(result);
+        self.attempt.phase = Phase::Staged;
+        let mut pauses = Pauses::new();
+        while let Err(error) = self.save().await {
+            if !self.is_recorded {
+                tracing::error!(attempt = %id, %error, "an attempt that could not be recorded is only reported");
+                return;
+            }
+            tracing::error!(attempt = %id, %error, "failed to keep the result of an attempt; trying again");
+            if error.is_disk_full() {
+                // What the task wrote is not needed any more and may be what fills the disk.
+                let _ = self.node.staging.release(&self.dir).await;
+            }
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+
+    /// Tells the result until it is forgotten, then deletes everything.
+    pub(super) async fn hand_over(mut self) {
+        if self.attempt.phase != Phase::Reported {
+            if let Some(result) = self.attempt.result.clone().filter(|_| !self.orders.borrow().forget) {
+                self.report(Report::Ended(self.id(), Box::new(result))).await;
+            }
+            if self.orders.wait_for(|orders| orders.forget).await.is_err() {
+                return;
+            }
+            self.attempt.phase = Phase::Reported;
+            if let Err(error) = self.save().await {
+                tracing::warn!(attempt = %self.id(), %error, "failed to keep that a result was acknowledged");
+            }
+        }
+        self.clean_up().await;
+    }
+
+    async fn clean_up(&self) {
+        let id = self.id();
+        let mut pauses = Pauses::new();
+        for _ in 0..CLEAN_UP_TRIES {
+            match self.try_to_clean_up().await {
+                Ok(()) => {
+                    tracing::info!(task = %id.task, attempt = id.attempt, "forgotten");
+                    return;
+                }
+                Err(reason) => {
+                    tracing::warn!(task = %id.task, attempt = id.attempt, reason, "failed to clean up; trying again");
+                    tokio::time::sleep(pauses.next()).await;
+                }
+            }
+        }
+        tracing::error!(task = %id.task, attempt = id.attempt, "left to be cleaned up at the next start");
+    }
+
+    async fn try_to_clean_up(&self) -> Result<(), String> {
+        let runtime = &self.node.runtime;
+        if self.attempt.boot_id != self.node.boot_id {
+            for executor in 0..u32::try_from(self.attempt.assignment.executors.len()).unwrap_or(u32::MAX) {
+                let id = ContainerId { attempt: self.id(), executor };
+                runtime.remove(id).await.map_err(|error| error.to_string())?;
+            }
+        }
+        runtime.release_attempt(self.id()).await.map_err(|error| error.to_string())?;
+        self.node.staging.release(&self.dir).await.map_err(|error| error.to_string())?;
+        let dir = self.dir.clone();
+        self.on_disk(move || dir.delete()).await.map_err(|error| format!("failed to {error}"))
+    }
+}
+
+fn outcome_of(reason: StopReason) -> Outcome {
+    match reason {
+        StopReason::Canceled => Outcome::Canceled,
+        StopReason::LeaseEnded => Outcome::Lost(LossCause::LeaseEnded),
+        StopReason::NodeStopped => Outcome::Lost(LossCause::NodeStopped),
+    }
+}

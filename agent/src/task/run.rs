@@ -1,0 +1,343 @@
+//! Drives one attempt from whatever phase it is in to its end. Taking up and adopting are the same path:
+//! each phase is on disk before its step, and each step may be done again. It never asks why it is stopped,
+//! and never reports an end before it is on disk and nothing of the task is alive.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use super::{Node, Orders};
+use crate::assignment::{AttemptId, LossCause, Outcome, Report};
+use crate::attempt::{Attempt, AttemptDir, Phase, RecordError, StopReason};
+use crate::boot::BootInstant;
+use crate::failpoint;
+use crate::runtime::{Image, RuntimeError};
+use crate::stage::StageError;
+
+/// How long a runtime that does not answer is asked again, before anything was started (the task is better
+/// off on another node) and after (the work that was done would be lost).
+const PATIENCE_BEFORE_START: Duration = Duration::from_secs(15);
+const PATIENCE_AFTER_START: Duration = Duration::from_secs(600);
+/// First and longest pause between two tries of anything.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often a record is tried to be written before the disk is called a fault of this node.
+const RECORD_TRIES: u32 = 10;
+
+/// Up to where an attempt is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until its result is forgotten and nothing is left of it.
+    Forgotten,
+    /// Until its result is on disk.
+    Decided,
+}
+
+/// Why an attempt does not go on.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// It was told to end.
+    Stop(StopReason),
+    /// It cannot go on; the reason is for the user.
+    Fault { outcome: Outcome, reason: String },
+}
+
+impl Halt {
+    pub(super) fn lost(reason: impl Into<String>) -> Self {
+        Self::Fault { outcome: Outcome::Lost(LossCause::NodeFault), reason: reason.into() }
+    }
+
+    pub(super) fn refused(reason: impl Into<String>) -> Self {
+        Self::Fault { outcome: Outcome::SystemError, reason: reason.into() }
+    }
+}
+
+impl From<RuntimeError> for Halt {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::ImageNotFound { .. }
+            | RuntimeError::ImageUnusable { .. }
+            | RuntimeError::CommandUnusable(_) => Self::refused(error.to_string()),
+            RuntimeError::Unavailable(_) | RuntimeError::NotFound(_) | RuntimeError::Failed { .. } => {
+                Self::lost(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<StageError> for Halt {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Task(reason) => Self::refused(reason),
+            StageError::Node(reason) => Self::lost(reason),
+        }
+    }
+}
+
+/// Pauses that grow.
+pub(super) struct Pauses(Duration);
+
+impl Pauses {
+    pub(super) fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
+/// One attempt and all that it needs.
+pub struct Run {
+    pub(super) node: Arc<Node>,
+    pub(super) attempt: Attempt,
+    pub(super) dir: AttemptDir,
+    pub(super) orders: watch::Receiver<Orders>,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) images: Vec<Image>,
+    /// The phase was read from disk, so its step may have been done already.
+    pub(super) adopted: bool,
+    /// A record of it was written, now or by an agent before this one.
+    pub(super) is_recorded: bool,
+    /// The runtime says that the container of the first executor was never started.
+    pub(super) never_ran: bool,
+    reports: mpsc::Sender<Report>,
+    fresh: Option<BootInstant>,
+    predecessors: Vec<CancellationToken>,
+}
+
+impl Run {
+    /// Goes on with an attempt whose record is on disk. Orders come in by `orders`, reports go out by
+    /// `reports`; a receiver that is gone is fine.
+    pub fn adopted(
+        node: Arc<Node>,
+        attempt: Attempt,
+        orders: watch::Receiver<Orders>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let dir = AttemptDir::new(&node.config.data_dir, attempt.id());
+        Self {
+            node,
+            attempt,
+            dir,
+            orders,
+            plan: None,
+            images: Vec::new(),
+            adopted: true,
+            is_recorded: true,
+            never_ran: false,
+            reports,
+            fresh: None,
+            predecessors: Vec::new(),
+        }
+    }
+
+    /// Takes up an attempt that has no record yet; its lease counts from `heard`.
+    pub fn fresh(
+        node: Arc<Node>,
+        attempt: Attempt,
+        heard: BootInstant,
+        orders: watch::Receiver<Orders>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        Self {
+            adopted: false,
+            is_recorded: false,
+            fresh: Some(heard),
+            ..Self::adopted(node, attempt, orders, reports)
+        }
+    }
+
+    /// Does nothing for the task before all of these are cancelled: older attempts that are still here.
+    pub fn after(mut self, predecessors: Vec<CancellationToken>) -> Self {
+        self.predecessors = predecessors;
+        self
+    }
+
+    /// Drives it to its end. Dropping this leaves the task running, to be adopted.
+    pub async fn drive(mut self, until: Until) {
+        if let Err(halt) = self.go_on().await {
+            self.halt(halt).await;
+        }
+        if until == Until::Forgotten {
+            self.hand_over().await;
+        }
+    }
+
+    async fn go_on(&mut self) -> Result<(), Halt> {
+        if self.attempt.result.is_some() {
+            return Ok(());
+        }
+        if self.attempt.boot_id != self.node.boot_id {
+            return Err(Halt::Fault {
+                outcome: Outcome::Lost(LossCause::Reboot),
+                reason: "the node was restarted while it had the task".to_owned(),
+            });
+        }
+        if let Some(reason) = self.attempt.stopping {
+            return Err(Halt::Stop(reason));
+        }
+        self.take_up().await?;
+        loop {
+            self.obey()?;
+            match self.attempt.phase {
+                Phase::Intended => self.prepare().await?,
+                Phase::Created(executor) => self.create(executor).await?,
+                Phase::Started(executor) => self.run_executor(executor).await?,
+                Phase::Ended(executor) => self.after_executor(executor).await?,
+                Phase::Staged | Phase::Reported => return Ok(()),
+            }
+            self.adopted = false;
+        }
+    }
+
+    async fn take_up(&mut self) -> Result<(), Halt> {
+        let id = self.id();
+        if let Some(heard) = self.fresh.take() {
+            tracing::info!(task = %id.task, attempt = id.attempt, "taken up");
+            let dir = self.dir.clone();
+            self.on_disk(move || {
+                dir.make()?;
+                crate::lease::create(&dir.lease(), heard).map_err(|source| RecordError::Io {
+                    action: "write the lease",
+                    path: dir.lease(),
+                    source,
+                })
+            })
+            .await
+            .map_err(|error| Halt::lost(format!("failed to {error}")))?;
+            self.enter(Phase::Intended).await?;
+            self.is_recorded = true;
+        } else {
+            tracing::info!(task = %id.task, attempt = id.attempt, phase = ?self.attempt.phase, "adopted");
+            self.report_stage().await;
+        }
+        for predecessor in std::mem::take(&mut self.predecessors) {
+            self.unless_stopped(predecessor.cancelled_owned()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn id(&self) -> AttemptId {
+        self.attempt.id()
+    }
+
+    /// Writes the phase before its step is done. Once something was started the disk is given some time.
+    pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
+        let before = std::mem::replace(&mut self.attempt.phase, phase);
+        let may_wait = self.attempt.started() && phase != Phase::Started(0);
+        let tries = if may_wait { RECORD_TRIES } else { 1 };
+        let mut pauses = Pauses::new();
+        for number in 1.. {
+            let Err(error) = self.save().await else { break };
+            tracing::error!(attempt = %self.id(), %error, "failed to keep the record of an attempt");
+            let patience = if number < tries {
+                self.unless_stopped(tokio::time::sleep(pauses.next())).await
+            } else {
+                Err(Halt::lost(format!("this node failed to {error}")))
+            };
+            if let Err(halt) = patience {
+                self.attempt.phase = before;
+                return Err(halt);
+            }
+        }
+        self.report_stage().await;
+        Ok(())
+    }
+
+    /// One try to replace the record.
+    pub(super) async fn save(&self) -> Result<(), RecordError> {
+        let (before, after) = failpoints(self.attempt.phase);
+        failpoint::pass(before);
+        let (dir, attempt) = (self.dir.clone(), self.attempt.clone());
+        self.on_disk(move || dir.store(&attempt)).await?;
+        failpoint::pass(after);
+        Ok(())
+    }
+
+    /// Does `work` on a thread that may block, and that the agent waits for before it leaves.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, RecordError> {
+        self.node.disk.spawn_blocking(work).await.unwrap_or_else(|error| {
+            Err(RecordError::Io {
+                action: "work in",
+                path: self.dir.path().to_owned(),
+                source: std::io::Error::other(error),
+            })
+        })
+    }
+
+    pub(super) async fn report(&self, report: Report) {
+        // The supervisor always takes what comes; with nobody there, nobody wants to know.
+        let _ = self.reports.send(report).await;
+    }
+
+    async fn report_stage(&self) {
+        self.report(Report::Progress(self.id(), self.attempt.stage())).await;
+    }
+
+    fn obey(&self) -> Result<(), Halt> {
+        self.orders.borrow().stop.map_or(Ok(()), |reason| Err(Halt::Stop(reason)))
+    }
+
+    /// `future`, unless an order to stop comes first; then it is dropped.
+    pub(super) async fn unless_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, Halt> {
+        let mut orders = self.orders.clone();
+        let stopped = async move {
+            match orders.wait_for(|orders| orders.stop.is_some()).await.map(|orders| orders.stop) {
+                Ok(Some(reason)) => reason,
+                // Nobody is left who could give an order; whoever drives this is about to drop it.
+                _ => std::future::pending().await,
+            }
+        };
+        // Both may be dropped at any await: `stopped` only looks, `future` is what the caller says may be.
+        tokio::select! {
+            biased;
+            reason = stopped => Err(Halt::Stop(reason)),
+            value = future => Ok(value),
+        }
+    }
+
+    /// Asks again while the runtime does not answer. An order to stop ends the waiting, never the asking: a
+    /// request on its way could otherwise be carried out after the task was declared dead.
+    pub(super) async fn patiently<T, F>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<Result<T, RuntimeError>, Halt>
+    where
+        F: Future<Output = Result<T, RuntimeError>>,
+    {
+        let patience = if self.attempt.started() { PATIENCE_AFTER_START } else { PATIENCE_BEFORE_START };
+        let deadline = Instant::now() + patience;
+        let mut pauses = Pauses::new();
+        loop {
+            match ask().await {
+                Err(RuntimeError::Unavailable(reason)) if Instant::now() < deadline => {
+                    tracing::warn!(attempt = %self.id(), reason, "containerd does not answer; asking again");
+                    self.unless_stopped(tokio::time::sleep(pauses.next())).await?;
+                }
+                answer => return Ok(answer),
+            }
+        }
+    }
+}
+
+fn failpoints(phase: Phase) -> (&'static str, &'static str) {
+    match phase {
+        Phase::Intended => ("intended.before", "intended.after"),
+        Phase::Created(_) => ("created.before", "created.after"),
+        Phase::Started(_) => ("started.before", "started.after"),
+        Phase::Ended(_) => ("ended.before", "ended.after"),
+        Phase::Staged => ("staged.before", "staged.after"),
+        Phase::Reported => ("reported.before", "reported.after"),
+    }
+}

@@ -1,0 +1,277 @@
+//! The steps forward of an attempt, one per phase. Each may have been done already, wholly or in part, by an
+//! agent that was killed; none starts what may have been started before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use teamster_values::ByteCount;
+
+use super::logs;
+use super::plan::{self, Plan};
+use super::policy::{self, Refusal};
+use super::run::{Halt, Pauses, Run};
+use crate::assignment::{ExecutorLog, Outcome};
+use crate::attempt::{Phase, RecordError};
+use crate::failpoint;
+use crate::runtime::{ContainerId, ContainerState, Exit, Image, RuntimeError};
+use crate::stage::StageError;
+
+/// How often outputs are tried to be put in place when this node, not the task, is at fault.
+const STAGE_OUT_TRIES: u32 = 5;
+
+/// What shells say when a command is not there, or may not be executed.
+const EXIT_NOT_FOUND: u32 = 127;
+const EXIT_NOT_EXECUTABLE: u32 = 126;
+
+impl Run {
+    /// From [`Phase::Intended`]: everything that can fail before anything has run.
+    pub(super) async fn prepare(&mut self) -> Result<(), Halt> {
+        let plan = self.plan()?;
+        let (id, limits) = (self.id(), self.attempt.assignment.limits);
+        let runtime = &self.node.runtime;
+        self.patiently(|| runtime.prepare_attempt(id, &limits)).await??;
+        let images = async { self.resolve_images().await };
+        let inputs = async { self.node.staging.stage_in(&plan).await.map_err(Halt::from) };
+        // Either may be dropped: the stager takes its child along, and looking up an image changes nothing.
+        let (images, ()) = self.unless_stopped(async { tokio::try_join!(images, inputs) }).await??;
+        self.images = images;
+        self.enter(Phase::Created(0)).await
+    }
+
+    /// From [`Phase::Created`]: makes the container, to be started next.
+    pub(super) async fn create(&mut self, executor: u32) -> Result<(), Halt> {
+        let plan = self.plan()?;
+        if self.images.is_empty() {
+            self.images = self.resolve_images().await?;
+        }
+        self.unless_stopped(self.node.staging.capture_stdin(&plan, executor)).await??;
+        let dir = self.dir.clone();
+        self.on_disk(move || dir.make_logs(executor))
+            .await
+            .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
+        let image = self.images.get(executor as usize).cloned();
+        let image = image.ok_or_else(|| Halt::refused(format!("there is no executor {executor}")))?;
+        let spec = plan.container(executor, image);
+        let runtime = &self.node.runtime;
+        match self.patiently(|| runtime.create(&spec)).await? {
+            Err(RuntimeError::CommandUnusable(reason)) => return self.unusable(executor, &reason).await,
+            other => other?,
+        }
+        failpoint::pass("container-created");
+        self.attempt.started_at = Some(Timestamp::now());
+        self.enter(Phase::Started(executor)).await
+    }
+
+    /// From [`Phase::Started`]: starts the container unless it was, and waits for its end.
+    pub(super) async fn run_executor(&mut self, executor: u32) -> Result<(), Halt> {
+        let id = ContainerId { attempt: self.id(), executor };
+        let runtime = self.node.runtime.clone();
+        let start = if self.adopted {
+            match self.patiently(|| runtime.state(id)).await?? {
+                ContainerState::Missing => return Err(exit_unknown(executor)),
+                ContainerState::Created => true,
+                ContainerState::Running | ContainerState::Exited(_) => false,
+            }
+        } else {
+            true
+        };
+        if start && !self.start(id).await? {
+            return Ok(());
+        }
+        match self.unless_stopped(runtime.wait(id)).await? {
+            Ok(exit) => self.executor_ended(executor, exit).await,
+            Err(RuntimeError::NotFound(_)) => Err(exit_unknown(executor)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether there is an end to wait for now; if not, the executor is over already.
+    async fn start(&mut self, id: ContainerId) -> Result<bool, Halt> {
+        let runtime = self.node.runtime.clone();
+        match self.patiently(|| runtime.start(id)).await? {
+            Ok(()) => {
+                failpoint::pass("container-started");
+                let task = self.id();
+                tracing::info!(task = %task.task, attempt = task.attempt, executor = id.executor, "executor started");
+                Ok(true)
+            }
+            Err(RuntimeError::CommandUnusable(reason)) => {
+                self.unusable(id.executor, &reason).await.map(|()| false)
+            }
+            Err(error) => {
+                self.see_whether_it_ran(id).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// After a start that failed: if the runtime still has the container as it was made, nothing has run.
+    pub(super) async fn see_whether_it_ran(&mut self, id: ContainerId) {
+        let state = self.node.runtime.state(id).await;
+        self.never_ran = id.executor == 0 && matches!(state, Ok(ContainerState::Created));
+    }
+
+    /// The command cannot be executed: the user's error, kept as a shell would tell it.
+    async fn unusable(&mut self, executor: u32, reason: &str) -> Result<(), Halt> {
+        let denied = reason.to_ascii_lowercase().contains("permission denied");
+        let code = if denied { EXIT_NOT_EXECUTABLE } else { EXIT_NOT_FOUND };
+        self.attempt.system_logs.push(format!("executor {executor}: cannot start the command: {reason}"));
+        let at = Timestamp::now();
+        self.attempt.started_at = Some(at);
+        self.executor_ended(executor, Exit { code, at, out_of_memory: false }).await
+    }
+
+    async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+        failpoint::pass("executor-ended");
+        let plan = self.plan()?;
+        let installed = self.unless_stopped(self.node.staging.install_streams(&plan, executor)).await;
+        self.keep_log(executor, exit).await?;
+        match installed? {
+            Ok(()) => {}
+            // The failure of the command itself is what the user must hear of.
+            Err(StageError::Task(reason)) if self.has_failed() => {
+                self.attempt.system_logs.push(format!("warning: {reason}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let id = self.id();
+        tracing::info!(task = %id.task, attempt = id.attempt, executor, exit_code = exit.code, "executor ended");
+        self.enter(Phase::Ended(executor)).await
+    }
+
+    /// Adds the log of an executor to the record in memory.
+    pub(super) async fn keep_log(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+        let limit = logs::tail_limit(self.attempt.assignment.executors.len());
+        let (stdout, stderr) = (self.dir.stdout(executor), self.dir.stderr(executor));
+        let read = move |path: std::path::PathBuf| {
+            logs::tail(&path, limit).map_err(|source| RecordError::Io {
+                action: "read the log",
+                path,
+                source,
+            })
+        };
+        let (stdout_tail, stderr_tail) = self
+            .on_disk(move || Ok((read(stdout)?, read(stderr)?)))
+            .await
+            .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
+        if exit.out_of_memory {
+            let limit = ByteCount(self.attempt.assignment.limits.memory_bytes);
+            let line = out_of_memory(executor, exit.code, limit);
+            self.attempt.system_logs.push(line);
+        }
+        let start_time = self.attempt.started_at.unwrap_or(self.attempt.taken_up);
+        self.attempt.executors.push(ExecutorLog {
+            exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX),
+            start_time,
+            end_time: exit.at.max(start_time),
+            stdout_tail,
+            stderr_tail,
+            out_of_memory: exit.out_of_memory,
+        });
+        Ok(())
+    }
+
+    /// From [`Phase::Ended`]: the next executor, or the outputs.
+    pub(super) async fn after_executor(&mut self, executor: u32) -> Result<(), Halt> {
+        if self.attempt.executors_are_done(executor) {
+            return self.finalize().await;
+        }
+        let id = ContainerId { attempt: self.id(), executor };
+        let runtime = &self.node.runtime;
+        self.patiently(|| runtime.remove(id)).await??;
+        self.enter(Phase::Created(executor + 1)).await
+    }
+
+    async fn finalize(&mut self) -> Result<(), Halt> {
+        // What the task left running could still change what is copied now.
+        self.kill_everything().await;
+        let failed = self.has_failed();
+        let staged = self.stage_out().await?;
+        failpoint::pass("outputs-staged");
+        let (outcome, outputs) = match staged {
+            Ok(staged) => {
+                let warnings = staged.warnings.into_iter().map(|warning| format!("warning: {warning}"));
+                self.attempt.system_logs.extend(warnings);
+                (Outcome::Complete, staged.files)
+            }
+            Err(StageError::Task(reason) | StageError::Node(reason)) if failed => {
+                self.attempt.system_logs.push(format!("warning: {reason}"));
+                (Outcome::ExecutorError, Vec::new())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.conclude(if failed { Outcome::ExecutorError } else { outcome }, outputs).await;
+        Ok(())
+    }
+
+    async fn stage_out(&mut self) -> Result<Result<crate::stage::StagedOut, StageError>, Halt> {
+        let plan = self.plan()?;
+        let mut pauses = Pauses::new();
+        for _ in 1..STAGE_OUT_TRIES {
+            match self.unless_stopped(self.node.staging.stage_out(&plan)).await? {
+                Err(StageError::Node(reason)) => {
+                    tracing::warn!(attempt = %self.id(), reason, "outputs are not in place; trying again");
+                    self.unless_stopped(tokio::time::sleep(pauses.next())).await?;
+                }
+                decided => return Ok(decided),
+            }
+        }
+        self.unless_stopped(self.node.staging.stage_out(&plan)).await
+    }
+
+    /// Whether the executor that ended last has failed the task.
+    fn has_failed(&self) -> bool {
+        let may_fail = |index: usize| {
+            self.attempt.assignment.executors.get(index).is_some_and(|executor| executor.ignore_error)
+        };
+        let last = self.attempt.executors.len().saturating_sub(1);
+        self.attempt.executors.last().is_some_and(|log| log.exit_code != 0 && !may_fail(last))
+    }
+
+    fn plan(&mut self) -> Result<Arc<Plan>, Halt> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.clone());
+        }
+        let (assignment, config) = (&self.attempt.assignment, &self.node.config);
+        policy::check(assignment, &config.sandbox, &self.node.capacity).or_else(|refusal| match refusal {
+            Refusal::Wrong(_) => Err(Halt::refused(refusal.to_string())),
+            // What was taken up goes on, even if the agent now offers less than it did.
+            Refusal::TooLarge(_) if self.attempt.started() => Ok(()),
+            Refusal::TooLarge(_) => Err(Halt::lost(refusal.to_string())),
+        })?;
+        let plan = plan::plan(assignment, &config.sandbox, &config.storage, &self.dir)
+            .map_err(|error| Halt::refused(format!("the task cannot run: {error}")))?;
+        let plan = Arc::new(plan);
+        self.plan = Some(plan.clone());
+        Ok(plan)
+    }
+
+    /// The images of all executors, so that one that is missing is found before anything has run.
+    async fn resolve_images(&self) -> Result<Vec<Image>, Halt> {
+        let mut known = BTreeMap::new();
+        let mut images = Vec::new();
+        for executor in &self.attempt.assignment.executors {
+            let reference = executor.image.as_str();
+            if !known.contains_key(reference) {
+                let image = self.patiently(|| self.node.runtime.image(reference)).await??;
+                known.insert(reference, image);
+            }
+            images.push(known[reference].clone());
+        }
+        Ok(images)
+    }
+}
+
+/// A lost shim, a lost container: what became of the command cannot be known.
+fn exit_unknown(executor: u32) -> Halt {
+    Halt::lost(format!("executor {executor} is gone from this node and its exit code with it"))
+}
+
+fn out_of_memory(executor: u32, code: u32, limit: ByteCount) -> String {
+    if code == 128 + 9 {
+        format!("out of memory: executor {executor} was killed by the kernel at its limit of {limit}")
+    } else {
+        format!("out of memory: the kernel killed a process of executor {executor} at its limit of {limit}")
+    }
+}
