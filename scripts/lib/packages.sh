@@ -2,12 +2,8 @@
 # Finds the programs that the scripts need and installs what is missing from Debian's packages.
 # To be sourced. It installs nothing when nothing is missing, and it starts no service.
 
-# The system's own places, also where a login shell has left some of them out.
-PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
-if ! command -v cargo >/dev/null && [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ]; then
-    # shellcheck source=/dev/null
-    . "${CARGO_HOME:-$HOME/.cargo}/env"
-fi
+# The system's own places and cargo's, also where a login shell has left some of them out.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 
 say() { printf '%s\n' "$*"; }
 
@@ -22,17 +18,26 @@ require_cargo() {
         fail "cargo is missing; install Rust (see https://rustup.rs), then run this again"
 }
 
+# require_component SUBCOMMAND COMPONENT: some toolchains come without it.
+require_component() {
+    cargo "$1" --version >/dev/null 2>&1 && return 0
+    command -v rustup >/dev/null || fail "cargo $1 is missing, and there is no rustup to add it"
+    rustup component add "$2" || fail "rustup could not add $2"
+}
+
 # A dynamically linked busybox cannot run in an image that holds nothing else.
 has_static_busybox() {
     command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1
 }
 
-# missing_packages COMMAND:PACKAGE...: prints the packages whose command is not there.
+# missing_packages COMMAND:PACKAGE...: prints the packages whose command is not there. `crt1.o` stands for what
+# a C compiler needs to link a program; gcc alone does not bring it along.
 missing_packages() {
     local pair
     for pair in "$@"; do
         case "${pair%%:*}" in
         busybox) has_static_busybox || say "${pair#*:}" ;;
+        crt1.o) [ -e "$(cc -print-file-name=crt1.o 2>/dev/null)" ] || say "${pair#*:}" ;;
         *) command -v "${pair%%:*}" >/dev/null || say "${pair#*:}" ;;
         esac
     done
@@ -67,6 +72,6 @@ require() {
 }
 
 # shellcheck disable=SC2034 # for those who source this
-BUILD_NEEDS="protoc:protobuf-compiler cc:gcc ld:binutils"
+BUILD_NEEDS="protoc:protobuf-compiler cc:gcc ld:binutils crt1.o:libc6-dev"
 # shellcheck disable=SC2034
 RUN_NEEDS="containerd:containerd runc:runc busybox:busybox-static"
