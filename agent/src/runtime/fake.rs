@@ -289,3 +289,95 @@ impl Runtime for FakeRuntime {
         Ok(vec![("fake".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use teamster_values::{AbsolutePath, TaskId};
+
+    use super::*;
+    use crate::runtime::Identity;
+
+    fn container(args: &[&str]) -> ContainerSpec {
+        let attempt = AttemptId { task: TaskId::from_bytes([1; 16]), attempt: 1 };
+        let digest = String::new();
+        ContainerSpec {
+            id: ContainerId { attempt, executor: 0 },
+            image: Image {
+                name: "x".into(),
+                chain_id: digest.clone(),
+                digest,
+                env: Vec::new(),
+                workdir: None,
+            },
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: Vec::new(),
+            workdir: AbsolutePath::root(),
+            workdir_scratch: PathBuf::new(),
+            binds: Vec::new(),
+            identity: Identity { uid: 1, gid: 1 },
+            pids_max: 1,
+            limits: Resources::default(),
+            stdin: None,
+            stdout: PathBuf::from("/dev/null"),
+            stderr: PathBuf::from("/dev/null"),
+            private: PathBuf::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_does_what_the_command_line_says() {
+        for (args, code, out_of_memory) in [
+            (vec!["sleep", "3600000", "9"], 9, false),
+            (vec!["exit", "3"], 3, false),
+            (vec!["oom"], 137, true),
+            (vec!["anything"], 0, false),
+        ] {
+            let (runtime, spec) = (FakeRuntime::new(), container(&args));
+            runtime.create(&spec).await.unwrap();
+            assert_eq!(runtime.state(spec.id).await.unwrap(), ContainerState::Created);
+            for _ in 0..2 {
+                runtime.start(spec.id).await.unwrap();
+                let exit = runtime.wait(spec.id).await.unwrap();
+                assert_eq!((exit.code, exit.out_of_memory), (code, out_of_memory), "{args:?}");
+            }
+            assert_eq!(runtime.starts()[&spec.id], 1, "starting again does not run it again");
+        }
+        let failed = FakeRuntime::new().create(&container(&["fail-to-start"])).await;
+        assert!(matches!(failed, Err(RuntimeError::CommandUnusable(_))));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_of_a_kill_and_of_a_loss() {
+        for is_lost in [false, true] {
+            let (runtime, spec) = (Arc::new(FakeRuntime::new()), container(&["ignore-term"]));
+            runtime.create(&spec).await.unwrap();
+            runtime.start(spec.id).await.unwrap();
+            let mut waiting = tokio::task::JoinSet::new();
+            let (waiter, id) = (Arc::clone(&runtime), spec.id);
+            waiting.spawn(async move { waiter.wait(id).await });
+            tokio::task::yield_now().await;
+            runtime.signal(id, Signal::Term).await.unwrap();
+            assert_eq!(runtime.state(id).await.unwrap(), ContainerState::Running);
+            if is_lost {
+                runtime.lose(id);
+            } else {
+                runtime.signal(id, Signal::Kill).await.unwrap();
+            }
+            let result = waiting.join_next().await.unwrap().unwrap();
+            assert_eq!(result.map(|exit| exit.code).ok(), (!is_lost).then_some(137));
+        }
+    }
+
+    #[tokio::test]
+    async fn down_means_unavailable_and_nothing_is_forgotten() {
+        let (runtime, spec) = (FakeRuntime::new(), container(&["exit", "0"]));
+        runtime.create(&spec).await.unwrap();
+        runtime.set_down(true);
+        assert!(matches!(runtime.start(spec.id).await, Err(RuntimeError::Unavailable(_))));
+        runtime.set_down(false);
+        assert_eq!(runtime.list().await.unwrap(), [spec.id]);
+        assert!(runtime.starts().is_empty());
+    }
+}

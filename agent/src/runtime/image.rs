@@ -110,7 +110,12 @@ pub async fn list(socket: &Path) -> Result<Vec<StoredImage>, RuntimeError> {
 /// The full name behind a reference as users write it: `busybox` is `docker.io/library/busybox:latest`.
 pub(super) fn normalise(reference: &str) -> Result<Reference, String> {
     let bare = reference.strip_prefix("docker://").unwrap_or(reference);
-    Reference::try_from(bare).map_err(|error| error.to_string())
+    let name = Reference::try_from(bare).map_err(|error| error.to_string())?;
+    // Every registry refuses these, so they would only be found here by accident.
+    if name.repository().contains(|letter: char| letter.is_ascii_uppercase()) {
+        return Err(format!("the name '{}' must be in lower case", name.repository()));
+    }
+    Ok(name)
 }
 
 /// The image behind `reference`, unpacked and ready to make containers from.
@@ -309,6 +314,9 @@ mod tests {
         );
         assert!(full("").is_err());
         assert!(full("Upper Case").is_err());
+        assert!(full("a/Upper:1").is_err());
+        assert!(full("Upper/a:1").unwrap_err().contains("lower case"));
+        assert_eq!(full("a/b:Upper").unwrap(), "docker.io/a/b:Upper");
     }
 
     #[test]

@@ -101,6 +101,17 @@ async fn removing_kills_what_runs_and_all_that_it_started() {
 }
 
 #[tokio::test]
+async fn many_at_once_do_not_disturb_each_other() {
+    let Some(stand) = Stand::new().await else { return };
+    let run = async |code: u32| {
+        let ended = stand.run(&stand.shell(&format!("echo {code}; exit {code}")).await).await;
+        assert_eq!((ended.exit.code, ended.stdout), (code, format!("{code}\n")));
+    };
+    futures_util::future::join_all((1..=16).map(run)).await;
+    assert!(stand.runtime.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_created_container_can_be_removed() {
     let Some(stand) = Stand::new().await else { return };
     let spec = stand.shell("echo never").await;
@@ -209,6 +220,24 @@ async fn a_lost_shim_is_no_exit_code() {
     kill(Pid::from_raw(shim), UnixSignal::SIGKILL).unwrap();
     let result = stand.wait(&spec).await;
     assert!(matches!(result, Err(RuntimeError::NotFound(_))), "{result:?}");
+    stand.remove(&spec).await;
+    stand.assert_nothing_left(&spec).await;
+}
+
+#[tokio::test]
+async fn a_process_that_lost_shim_and_containerd_is_still_ended() {
+    let Some(mut stand) = Stand::new().await else { return };
+    let spec = stand.shell("echo up; sleep 1000").await;
+    stand.start(&spec).await.unwrap();
+    stand.until_output(&spec, "up").await;
+    stand.containerd.kill9();
+    for shim in stand.containerd.shims() {
+        kill(Pid::from_raw(shim), UnixSignal::SIGKILL).unwrap();
+    }
+    // First the cgroup: nothing else may know of the process by now.
+    stand.runtime.release_attempt(spec.id.attempt).await.unwrap();
+    assert!(!fs::read_dir("/proc").unwrap().flatten().any(|entry| is_in(&entry.path(), &spec)));
+    stand.containerd.restart();
     stand.remove(&spec).await;
     stand.assert_nothing_left(&spec).await;
 }

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use teamster_agent::runtime::Bind;
+use teamster_integration::containerd::attempt_cgroups;
 use teamster_values::AbsolutePath;
 
 use crate::stand::{Stand, WHO};
 
-fn bind(source: std::path::PathBuf, destination: &str, read_only: bool) -> Bind {
+fn bind(source: PathBuf, destination: &str, read_only: bool) -> Bind {
     let destination = AbsolutePath::parse(destination).unwrap();
     Bind { source, destination, read_only, follows_mounts: false }
 }
@@ -51,6 +54,50 @@ async fn the_root_is_read_only_and_binds_are_as_asked() {
     assert_eq!(ended.stdout, "given\n0022\n");
     let result = fs::metadata(open.join("result")).unwrap();
     assert_eq!((result.uid(), result.gid(), result.mode() & 0o777), (WHO.uid, WHO.gid, 0o644));
+}
+
+/// A file system of the test's own, gone with the test.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(path: &Path) -> Self {
+        fs::create_dir_all(path).unwrap();
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=777")).unwrap();
+        mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_mount_made_later_reaches_a_running_container() {
+    let Some(stand) = Stand::new().await else { return };
+    let parent = Mounted::at(&stand.directory("storage"));
+    let mut spec = stand.shell("until cat /storage/leaf/file 2>/dev/null; do sleep 0.02; done").await;
+    let mut storage = bind(parent.0.clone(), "/storage", false);
+    storage.follows_mounts = true;
+    spec.binds.push(storage);
+    stand.start(&spec).await.unwrap();
+    let leaf = Mounted::at(&parent.0.join("leaf"));
+    fs::write(leaf.0.join("file"), "mounted later\n").unwrap();
+    assert_eq!(stand.wait(&spec).await.unwrap().code, 0);
+    assert_eq!(fs::read_to_string(&spec.stdout).unwrap(), "mounted later\n");
+    stand.remove(&spec).await;
+}
+
+#[tokio::test]
+async fn read_only_reaches_what_is_mounted_below() {
+    let Some(stand) = Stand::new().await else { return };
+    let parent = Mounted::at(&stand.directory("storage"));
+    let _leaf = Mounted::at(&parent.0.join("leaf"));
+    let mut spec = stand.shell("touch /storage/x /storage/leaf/x 2>/dev/null; ls -R /storage").await;
+    spec.binds.push(bind(parent.0.clone(), "/storage", true));
+    assert_eq!(stand.run(&spec).await.stdout, "/storage:\nleaf\n\n/storage/leaf:\n");
 }
 
 #[tokio::test]
@@ -138,7 +185,7 @@ fn main() {
 "#;
 
 /// A directory with the program in it, static so that it needs nothing of the image.
-fn compile(stand: &Stand, source: &str) -> Option<std::path::PathBuf> {
+fn compile(stand: &Stand, source: &str) -> Option<PathBuf> {
     let directory = stand.directory("probe");
     let (file, program) = (directory.join("probe.rs"), directory.join("probe"));
     fs::write(&file, source).ok()?;
@@ -165,6 +212,25 @@ async fn memory_is_limited_and_its_end_is_told_apart() {
     // Half of the memory may be shared memory.
     let size = stand.say("df -k /dev/shm | tail -1 | awk '{print $2}'").await;
     assert_eq!(size, "32768\n");
+}
+
+#[tokio::test]
+async fn limits_are_exact_and_on_the_attempt() {
+    let Some(stand) = Stand::new().await else { return };
+    let mut spec = stand.shell("sleep 1000").await;
+    spec.limits.cpu_milli = 1500;
+    stand.start(&spec).await.unwrap();
+    let places = attempt_cgroups(&spec.id.attempt.to_string());
+    let read = |names: [&str; 2]| {
+        let mut files = places.iter().flat_map(|place| names.map(|name| place.join(name)));
+        let found = files.find_map(|file| fs::read_to_string(file).ok());
+        found.unwrap_or_else(|| panic!("none of {names:?}")).trim().to_owned()
+    };
+    assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
+    assert_eq!(read(["pids.max", "pids.max"]), "64");
+    assert!(["150000", "150000 100000"].contains(&read(["cpu.cfs_quota_us", "cpu.max"]).as_str()));
+    stand.remove(&spec).await;
+    assert!(attempt_cgroups(&spec.id.attempt.to_string()).is_empty());
 }
 
 #[tokio::test]
