@@ -2,6 +2,12 @@
 //! not needed; the tests play the task by writing, as the task's user, where the container would. Attacks on
 //! staging are in `stage/attacks.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a bench stops at what fails, and says what it skips"
+)]
+
 #[path = "stage/attacks.rs"]
 mod attacks;
 #[path = "stage/bench.rs"]
