@@ -91,7 +91,7 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         lease: Duration::from_secs(3600),
     };
     let before = runtime.starts().len();
-    let boot_id = boot_id().unwrap();
+    let boot_id = boot_id().expect("the kernel says which boot this is");
     let attempt = Attempt::new(assignment, &boot_id, Timestamp::now());
     let node = Arc::new(Node {
         config: config.clone(),
