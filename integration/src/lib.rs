@@ -1,6 +1,12 @@
 //! What whole-system tests stand on: a private containerd and images made on the spot. Nothing here is part
 //! of the product, and nothing here touches a containerd that it did not start.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "this serves tests: what goes wrong ends the test, with its message"
+)]
+
 pub mod bare;
 pub mod client;
 pub mod cluster;

@@ -28,7 +28,9 @@ impl Stand {
         }
         let containerd = PrivateContainerd::start();
         let archive = TestImage::named(IMAGE).oci_archive();
-        image::import(&containerd.socket(), std::io::Cursor::new(archive)).await.expect("import the test image");
+        image::import(&containerd.socket(), std::io::Cursor::new(archive))
+            .await
+            .expect("import the test image");
         Self { containerd }
     }
 

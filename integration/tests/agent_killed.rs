@@ -1,6 +1,8 @@
 //! kill -9 of the agent: its containers go on, the next agent adopts them, exit codes and logs are right,
 //! nothing runs twice. At an arbitrary moment, and at every phase of `attempt.json`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::time::Duration;
 
 use serde_json::Value;

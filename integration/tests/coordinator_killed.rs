@@ -1,6 +1,8 @@
 //! kill -9 of the coordinator: nothing that was accepted is lost, nothing runs twice, running tasks do not
 //! notice.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! A coordinator and several agents in one process, the agents with a runtime without containers: many nodes
 //! and many tasks cost little here, so this is where scheduling, retries and restarts meet in numbers.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! A node that disappears: what happens to its tasks while it is gone, and when it is back.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -1,6 +1,8 @@
 //! The laws of the source tree, checked from the source. A law that hurts is changed here and in
 //! ARCHITECTURE.md together, never worked around.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

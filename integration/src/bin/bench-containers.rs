@@ -53,7 +53,7 @@ async fn measure(parallel: usize, blocks: usize, tasks: usize) -> Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for block in 0..blocks {
         let name = format!("b{block}");
-        if RandomState::new().build_hasher().finish() % 2 == 0 {
+        if RandomState::new().build_hasher().finish().is_multiple_of(2) {
             ours.push(teamster(&cluster, parallel, tasks).await?);
             theirs.push(bare_client(&bare, parallel, tasks, &name).await?);
         } else {
