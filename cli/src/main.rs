@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod command_line;
 mod image;
 mod node;
 mod run_command;
@@ -16,8 +17,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Command, CommandLine};
 use crate::client::ClientError;
+use crate::command_line::{Command, CommandLine};
 
 /// Fine.
 const FINE: u8 = 0;

@@ -145,7 +145,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Command, CommandLine};
+    use crate::command_line::{Command, CommandLine};
 
     fn parse(words: &[&str]) -> RunArgs {
         let line = CommandLine::try_parse_from([&["teamster", "run"], words].concat()).unwrap();

@@ -255,7 +255,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use crate::args::{Command, CommandLine};
+    use crate::command_line::{Command, CommandLine};
 
     fn scalars(prefix: &str, table: &toml::Table) -> Vec<String> {
         let mut names = Vec::new();

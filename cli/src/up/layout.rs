@@ -194,7 +194,7 @@ fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Command, CommandLine};
+    use crate::command_line::{Command, CommandLine};
     use clap::Parser;
 
     fn layout(words: &[&str]) -> Layout {
