@@ -1,5 +1,7 @@
 //! The agent's containerd runtime against a real, private containerd.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 mod commands;
 mod images;
 mod life;
