@@ -41,7 +41,7 @@ Takes what `docker save` writes and OCI image layouts, as one tar file.")]
 /// Which containerd is meant.
 #[derive(Debug, Args)]
 pub(crate) struct SocketArgs {
-    /// containerd's socket; the one of `teamster up` is <data-dir>/containerd.sock
+    /// containerd's socket; the one of `teamster up` is DATA_DIR/containerd.sock
     #[arg(
         long,
         env = "TEAMSTER_CONTAINERD",

@@ -38,16 +38,20 @@ async fn twenty_run_and_twenty_wait() {
     }
 }
 
-/// First processes of containers: those whose parent is a shim of ours and that hold the gate's script.
+/// First processes of containers that hold the gate's script: those whose parent is a shim. A child that the
+/// shell has forked and that has not yet become `sleep` has the same command line, and is not meant.
 fn pids_of_tasks() -> BTreeSet<i32> {
-    procfs::process::all_processes()
-        .unwrap()
-        .filter_map(Result::ok)
-        .filter(|process| {
-            let line = process.cmdline().unwrap_or_default();
-            line.first().is_some_and(|word| word == "/bin/sh")
-                && line.iter().any(|word| word.contains("marks/gate"))
-        })
+    let processes: Vec<_> = procfs::process::all_processes().unwrap().filter_map(Result::ok).collect();
+    let command = |process: &procfs::process::Process| process.cmdline().unwrap_or_default();
+    let shims: BTreeSet<i32> = processes
+        .iter()
+        .filter(|process| command(process).first().is_some_and(|word| word.contains("containerd-shim")))
+        .map(|process| process.pid)
+        .collect();
+    processes
+        .iter()
+        .filter(|process| command(process).iter().any(|word| word.contains("marks/gate")))
+        .filter(|process| process.stat().is_ok_and(|stat| shims.contains(&stat.ppid)))
         .map(|process| process.pid)
         .collect()
 }

@@ -162,7 +162,7 @@ impl TaskState {
         matches!(self, Self::Complete | Self::ExecutorError | Self::SystemError | Self::Canceled)
     }
 
-    /// What follows from `event`, or [`Refused`] when nothing does. The whole of promise 1 ("exactly one
+    /// What follows from `event`, or `Refused` when nothing does. The whole of promise 1 ("exactly one
     /// terminal state, once"), 3 (fencing) and 6 (what is retried) is in here.
     pub fn step(self, now: Millis, event: TaskEvent, rule: RetryRule) -> Result<Self, Refused> {
         match event {

@@ -3,7 +3,7 @@
 //! containerd, in turns, in random order; what is printed are ratios, because absolute figures of a busy
 //! machine mean little.
 //!
-//! Usage: bench-containers [BLOCKS] [TASKS PER BLOCK]
+//! Usage: `bench-containers [BLOCKS] [TASKS PER BLOCK]`
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
