@@ -3,8 +3,8 @@
 //! which is root, never opens, links, changes the owner of or deletes anything *by path* inside what a task
 //! can write; the child does such work as the task's user, inside the task's own mount tree.
 //!
-//! One step runs in up to two processes: the outer one ([`entry`]) starts as root, pins directories and
-//! unshares; the inner one ([`view`]) sees only what the task sees and is the task's user.
+//! One step runs in up to two processes: the outer one (`entry`) starts as root, pins directories and
+//! unshares; the inner one (`view`) sees only what the task sees and is the task's user.
 
 mod copy;
 mod entry;
