@@ -21,7 +21,11 @@ async fn twenty_run_and_twenty_wait() {
     }
     eventually("20 tasks to run", async || (cluster.client.count("RUNNING").await == 20).then_some(())).await;
     assert_eq!(cluster.client.count("QUEUED").await, 20);
+    // A started container becomes its command a moment later: its mark says that it has.
+    let has_begun = |number: &usize| marks.count(&format!("t{number}")) == 1;
+    eventually("20 commands to run", async || ((0..40).filter(has_begun).count() == 20).then_some(())).await;
     let running_before = pids_of_tasks();
+    assert_eq!(running_before.len(), 20);
 
     cluster.kill_coordinator();
     tokio::time::sleep(Duration::from_millis(500)).await;
