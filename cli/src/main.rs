@@ -71,5 +71,26 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 #[allow(clippy::print_stderr, reason = "the last word to the user belongs on the terminal, not in a log")]
 fn complain(error: &anyhow::Error) {
-    eprintln!("teamster: {error:#}");
+    eprintln!("teamster: {}", whole_story(error));
+}
+
+/// The error and its causes in one line. Some errors tell their cause themselves: nothing is said twice.
+fn whole_story(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |story, part| match story.as_str() {
+        "" => part,
+        so_far if so_far.contains(&part) => story,
+        so_far => format!("{so_far}: {part}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::other("no space left");
+        let error = anyhow::Error::new(cause).context("write x: no space left").context("start");
+        assert_eq!(whole_story(&error), "start: write x: no space left");
+    }
 }
