@@ -1,6 +1,8 @@
 //! What may be seen without asking the controller: the nodes and how far live tasks are. The controller
 //! publishes it after each commit, so nothing here is ever ahead of the disk. Readers take a snapshot and
-//! hold no lock while they use it.
+//! hold no lock while they use it, or watch one task and are woken by each publish that changed it.
+
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +12,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use teamster_values::ByteCount;
 
+pub use watch::Watch;
+
 /// The published state.
 #[derive(Debug, Default)]
 pub struct Board {
     current: RwLock<Arc<View>>,
+    watched: Arc<watch::Watched>,
 }
 
 /// One snapshot.
@@ -141,5 +146,16 @@ impl Board {
     /// Replaces the snapshot. Only the controller calls this.
     pub(crate) fn publish(&self, view: View) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// Wakes whoever watches one of these tasks; they changed with the commit whose view was just
+    /// published. Only the controller calls this.
+    pub(crate) fn announce(&self, changed: &[u64]) {
+        self.watched.announce(changed);
+    }
+
+    /// Watches the task `seq` from now on: a change that is committed after this call is not missed.
+    pub fn watch(&self, seq: u64) -> Watch {
+        watch::Watched::watch(&self.watched, seq)
     }
 }

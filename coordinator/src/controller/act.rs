@@ -47,7 +47,9 @@ impl Controller {
         for (key, message) in outgoing {
             self.send(key, message, &mut decided);
         }
+        let mut changed = std::mem::take(&mut decided.progressed);
         for (seq, state) in std::mem::take(&mut decided.effects.changed) {
+            changed.push(seq);
             self.announce(seq, &state);
             if state.is_terminal() {
                 self.forget(seq);
@@ -60,6 +62,7 @@ impl Controller {
         if decided.board_changed {
             self.publish();
         }
+        self.board.announce(&changed);
         Ok(())
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Decided {
     pub(super) strangers: Vec<(NodeKey, ToAgent)>,
     /// Answers that may be given once the batch is on disk.
     pub(super) replies: Vec<Reply>,
+    /// Tasks of which another executor runs now.
+    pub(super) progressed: Vec<Seq>,
     /// Whether the board shows something else now.
     pub(super) board_changed: bool,
 }
@@ -219,8 +221,11 @@ impl Controller {
         let stage = match stage {
             Stage::Preparing => HeldStage::Preparing,
             Stage::Running { executor, since } => {
-                self.progress.insert(seq, Progress { executor, since });
-                decided.board_changed = true;
+                let progress = Progress { executor, since };
+                if self.progress.insert(seq, progress) != Some(progress) {
+                    decided.progressed.push(seq);
+                    decided.board_changed = true;
+                }
                 HeldStage::Running
             }
             Stage::Finalizing => HeldStage::Finalizing,
