@@ -45,6 +45,9 @@ pub(crate) struct CoordinatorArgs {
     /// Listener of the REST API
     #[arg(long, env = "TEAMSTER_HTTP", value_name = "ADDR")]
     http: Option<SocketAddr>,
+    /// Listener of the gRPC API
+    #[arg(long, env = "TEAMSTER_GRPC", value_name = "ADDR")]
+    grpc: Option<SocketAddr>,
     /// Listener for agents
     #[arg(long, env = "TEAMSTER_AGENTS", value_name = "ADDR")]
     agents: Option<SocketAddr>,
@@ -139,6 +142,7 @@ impl CoordinatorArgs {
         overlay! {
             config.data_dir => self.data_dir.clone(),
             config.http => self.http,
+            config.grpc => self.grpc,
             config.agents => self.agents,
             config.insecure_open => self.insecure_open,
             config.lease => self.lease,

@@ -99,11 +99,12 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn command(data_dir: &Path) -> Command {
-    // Both are held until both are known, so that they differ.
-    let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [http, agents] = free.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
+    // All are held until all are known, so that they differ.
+    let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [http, grpc, agents] = free.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_teamster"));
-    command.arg("up").arg("--data-dir").arg(data_dir).args(["--http", &http, "--agents", &agents]);
+    command.arg("up").arg("--data-dir").arg(data_dir).args(["--http", &http]);
+    command.args(["--grpc", &grpc, "--agents", &agents]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -15,6 +15,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Listener of the REST API.
     pub http: SocketAddr,
+    /// Listener of the gRPC API.
+    pub grpc: SocketAddr,
     /// Listener for agents.
     pub agents: SocketAddr,
     /// Allows listeners that others can reach although anybody who reaches them may do anything.
@@ -50,6 +52,7 @@ impl Default for Config {
         Self {
             data_dir: "/var/lib/teamster/coordinator".into(),
             http: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 8001)),
             agents: SocketAddr::from(([127, 0, 0, 1], 8002)),
             insecure_open: false,
             storage: Vec::new(),
@@ -109,7 +112,7 @@ impl Config {
         if !self.data_dir.is_absolute() {
             return refuse("data_dir", "must be an absolute path");
         }
-        for (field, address) in [("http", self.http), ("agents", self.agents)] {
+        for (field, address) in [("http", self.http), ("grpc", self.grpc), ("agents", self.agents)] {
             if !address.ip().is_loopback() && !self.insecure_open {
                 return Err(ConfigError::Invalid {
                     field,
@@ -139,10 +142,13 @@ mod tests {
 
     #[test]
     fn an_open_address_needs_a_word() {
-        let mut config: Config = toml::from_str("http = '0.0.0.0:8000'").unwrap();
-        assert!(config.check().unwrap_err().to_string().contains("insecure"), "names the way out");
-        config.insecure_open = true;
-        config.check().unwrap();
+        for listener in ["http", "grpc", "agents"] {
+            let mut config: Config = toml::from_str(&format!("{listener} = '0.0.0.0:8000'")).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(listener) && error.contains("insecure"), "names the way out: {error}");
+            config.insecure_open = true;
+            config.check().unwrap();
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum RunError {
     /// The REST API stopped serving.
     #[error("serve the API: {0}")]
     Api(io::Error),
+    /// The gRPC API stopped serving.
+    #[error("serve the gRPC API: {0}")]
+    Grpc(io::Error),
     /// The agents' port stopped serving.
     #[error("serve agents: {0}")]
     Agents(tonic::transport::Error),
@@ -59,6 +62,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         tracing::warn!("insecure_open: whoever reaches the listeners may run tasks and read their results");
     }
     let http = listen("http", config.http).await?;
+    let grpc = listen("grpc", config.grpc).await?;
     let agents = listen("agents", config.agents).await?;
     let data_dir = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || store::open(&data_dir));
@@ -76,6 +80,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         cluster = opened.cluster_id,
         term = opened.term,
         http = %config.http,
+        grpc = %config.grpc,
         agents = %config.agents,
         "coordinator is up"
     );
@@ -98,6 +103,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     parts.spawn({
         let stop = stop.clone();
         async move { session::serve(agents, sessions, stop).await.map_err(RunError::Agents) }
+    });
+    parts.spawn({
+        let (state, stop) = (state.clone(), stop.clone());
+        async move { api::serve_grpc(grpc, state, stop).await.map_err(RunError::Grpc) }
     });
     parts.spawn({
         let stop = stop.clone();

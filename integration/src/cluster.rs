@@ -42,6 +42,8 @@ pub struct Cluster {
     pub dir: PathBuf,
     /// The REST API.
     pub client: Client,
+    /// Where the gRPC API listens.
+    pub grpc: SocketAddr,
     /// What lies between agent and coordinator; a test may cut it.
     pub link: Link,
     coordinator: Option<Child>,
@@ -52,10 +54,16 @@ impl Cluster {
     /// Starts everything on the containerd behind `socket`, with its files in `dir`, and waits until the
     /// node is ready.
     pub async fn start(dir: &Path, socket: &Path, options: &Options) -> Self {
-        let (http, agents) = (free_address(), free_address());
+        let (http, grpc, agents) = (free_address(), free_address(), free_address());
         let link = Link::open(agents).await;
-        let mut cluster =
-            Self { dir: dir.to_owned(), client: Client::new(http), link, coordinator: None, agent: None };
+        let mut cluster = Self {
+            dir: dir.to_owned(),
+            client: Client::new(http),
+            grpc,
+            link,
+            coordinator: None,
+            agent: None,
+        };
         for name in ["coordinator", "agent", "shared", "logs"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
@@ -71,9 +79,9 @@ impl Cluster {
         let (dir, shared) = (self.dir.display(), self.shared());
         let shared = shared.display();
         let coordinator = format!(
-            "data_dir = '{dir}/coordinator'\nhttp = '{http}'\nagents = '{agents}'\nstorage = ['{shared}']\n\
-             heartbeat = '300ms'\n{}",
-            options.coordinator_toml
+            "data_dir = '{dir}/coordinator'\nhttp = '{http}'\ngrpc = '{}'\nagents = '{agents}'\n\
+             storage = ['{shared}']\nheartbeat = '300ms'\n{}",
+            self.grpc, options.coordinator_toml
         );
         let agent = format!(
             "data_dir = '{dir}/agent'\ncoordinator = '{}'\nnode_id = 'node-1'\ncontainerd = '{}'\n\

@@ -47,6 +47,8 @@ fn coordinator(dir: &Path, http: SocketAddr, agents: SocketAddr) -> Service {
     let config = teamster_coordinator::config::Config {
         data_dir: dir.join("coordinator"),
         http,
+        // Nobody asks there; any port that is free.
+        grpc: SocketAddr::from(([127, 0, 0, 1], 0)),
         agents,
         heartbeat: "200ms".parse().unwrap(),
         ..Default::default()

@@ -43,6 +43,7 @@ impl Layout {
         let coordinator = CoordinatorConfig {
             data_dir: root.join("coordinator"),
             http: args.http,
+            grpc: args.grpc,
             agents: args.agents,
             insecure_open: args.insecure_open,
             storage: vec![shared.clone()],

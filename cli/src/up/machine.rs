@@ -66,7 +66,7 @@ pub(super) fn check_root() -> anyhow::Result<()> {
 }
 
 /// Refuses addresses that somebody else listens on, before anything is started.
-pub(super) fn check_addresses(wanted: [(&str, SocketAddr); 2]) -> anyhow::Result<()> {
+pub(super) fn check_addresses<const N: usize>(wanted: [(&str, SocketAddr); N]) -> anyhow::Result<()> {
     let mut held = Vec::new();
     for (flag, address) in wanted {
         match TcpListener::bind(address) {
@@ -106,7 +106,9 @@ mod tests {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = holder.local_addr().unwrap();
         let free = "127.0.0.1:0".parse().unwrap();
-        let error = check_addresses([("--http", free), ("--agents", taken)]).unwrap_err().to_string();
+        let error = check_addresses([("--http", free), ("--grpc", free), ("--agents", taken)])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--agents") && error.contains(&taken.to_string()), "{error}");
         check_addresses([("--http", free), ("--agents", free)]).unwrap();
     }

@@ -37,7 +37,7 @@ const STOP_TASKS_DEADLINE: Duration = Duration::from_secs(60);
 #[command(after_help = "\
 Examples:
   teamster up
-  teamster up --data-dir /srv/teamster --http 127.0.0.1:9000 --agents 127.0.0.1:9002
+  teamster up --data-dir /srv/teamster --http 127.0.0.1:9000 --grpc 127.0.0.1:9001 --agents 127.0.0.1:9002
   teamster up --containerd /run/containerd/containerd.sock   an existing containerd instead of a private one
 
 Files on shared storage lie below <data-dir>/shared; that path is the same in URLs, on this machine and in
@@ -49,6 +49,9 @@ pub(crate) struct UpArgs {
     /// Listener of the REST API
     #[arg(long, env = "TEAMSTER_HTTP", default_value = "127.0.0.1:8000", value_name = "ADDR")]
     pub(crate) http: SocketAddr,
+    /// Listener of the gRPC API
+    #[arg(long, env = "TEAMSTER_GRPC", default_value = "127.0.0.1:8001", value_name = "ADDR")]
+    pub(crate) grpc: SocketAddr,
     /// Listener for agents
     #[arg(long, env = "TEAMSTER_AGENTS", default_value = "127.0.0.1:8002", value_name = "ADDR")]
     pub(crate) agents: SocketAddr,
@@ -75,7 +78,7 @@ pub(crate) fn run(mut args: UpArgs) -> anyhow::Result<u8> {
     args.data_dir = std::path::absolute(&args.data_dir).context("find the data directory")?;
     let layout = Layout::new(&args)?;
     layout.check_socket()?;
-    machine::check_addresses([("--http", args.http), ("--agents", args.agents)])?;
+    machine::check_addresses([("--http", args.http), ("--grpc", args.grpc), ("--agents", args.agents)])?;
     let programs = machine::Programs::find(layout.private_containerd)?;
     layout.make_root()?;
     // Before anything is written: another `up` may be using it.
@@ -269,12 +272,14 @@ fn announce(layout: &Layout) {
     table::say(&format!(
         "Teamster is up.\n  \
          API         {url}   (curl {url}/v1/nodes)\n  \
+         gRPC        {grpc}   (tes.v1.TaskService)\n  \
          agents      {agents}\n  \
          containerd  {containerd}   (ctr -a {containerd} -n teamster tasks ls)\n  \
          storage     {shared}   (the same path in URLs, here and in tasks)\n  \
          data, logs  {root}   (logs/)\n\
          Ctrl-C stops it.",
         url = url(layout),
+        grpc = layout.coordinator.grpc,
         agents = layout.coordinator.agents,
         containerd = layout.containerd.display(),
         shared = layout.shared().display(),

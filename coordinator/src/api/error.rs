@@ -1,12 +1,17 @@
-//! The one table from what went wrong to an HTTP status.
+//! The one table from what went wrong to an HTTP status and a gRPC code.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tonic::{Code, Status};
 
 use crate::controller::Stopped;
 use crate::store::StoreError;
+
+/// A gRPC message travels in a header, where every odd byte takes three, and clients refuse headers of more
+/// than 8 or 16 KiB.
+const STATUS_BYTES_MAX: usize = 2 << 10;
 
 /// Why a request is not answered as it was meant.
 #[derive(Debug, thiserror::Error)]
@@ -47,28 +52,42 @@ pub(super) enum ApiError {
 pub(super) struct Abandoned;
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    /// The table: what HTTP calls it, and what gRPC does.
+    fn codes(&self) -> (StatusCode, Code) {
         match self {
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::OtherSite => StatusCode::FORBIDDEN,
-            Self::NoSuchTask(_) | Self::NoSuchRoute => StatusCode::NOT_FOUND,
-            Self::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Passing => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded),
+            Self::OtherSite => (StatusCode::FORBIDDEN, Code::PermissionDenied),
+            Self::NoSuchTask(_) => (StatusCode::NOT_FOUND, Code::NotFound),
+            Self::NoSuchRoute => (StatusCode::NOT_FOUND, Code::Unimplemented),
+            Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::DataLoss),
+            Self::Passing => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
         }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.status();
+        let (status, _) = self.codes();
         let body = json!({ "status_code": status.as_u16(), "msg": self.to_string() });
         let mut response = (status, Json(body)).into_response();
         if matches!(self, Self::Passing) {
             response.extensions_mut().insert(Abandoned);
         }
         response
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let (_, code) = error.codes();
+        let mut message = error.to_string();
+        if message.len() > STATUS_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(STATUS_BYTES_MAX));
+            message.push('…');
+        }
+        Self::new(code, message)
     }
 }
 

@@ -25,10 +25,10 @@ const TOKEN_VERSION: u8 = 1;
 
 /// `tesListTasksResponse`
 #[derive(Debug, Serialize)]
-struct ListView {
-    tasks: Vec<TaskView>,
+pub(super) struct ListView {
+    pub(super) tasks: Vec<TaskView>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_page_token: Option<String>,
+    pub(super) next_page_token: Option<String>,
 }
 
 /// `GET /tasks`
@@ -38,22 +38,33 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let parameters = tasks::parameters(&uri)?;
-    let view = tasks::view(&parameters)?;
-    let query = ListQuery { want: view.want(), ..query(&parameters)? };
     let small_sizes = tasks::has_small_sizes(&headers);
+    let write =
+        |list: ListView| serde_json::to_vec(&list).expect("views have text keys and no failing serializer");
+    let body = page(&api, &parameters, small_sizes, write).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(body)).into_response())
+}
+
+/// The page that `parameters` ask for, as `write` puts it.
+pub(super) async fn page<T: Send + 'static>(
+    api: &Api,
+    parameters: &Parameters,
+    small_sizes: bool,
+    write: impl FnOnce(ListView) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let view = tasks::view(parameters)?;
+    let query = ListQuery { want: view.want(), ..query(parameters)? };
     let _turn = api.lists.acquire().await.expect("the semaphore is never closed");
     let (reader, board) = (api.state.reader.clone(), api.state.board.view());
     // Reading and writing out thousands of tasks would hold up everybody else on this thread.
-    let listed = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, ApiError> {
+    let listed = tokio::task::spawn_blocking(move || -> Result<T, ApiError> {
         let page = reader.list(&query)?;
         let reading = Reading { view, small_sizes, board: &board };
         let tasks = page.tasks.into_iter().map(|task| response::task(task, reading)).collect();
-        let list = ListView { tasks, next_page_token: page.next.map(token) };
-        Ok(serde_json::to_vec(&list).expect("views have text keys and no failing serializer"))
+        Ok(write(ListView { tasks, next_page_token: page.next.map(token) }))
     });
     // It fails only by a panic or because the runtime is going down.
-    let body = listed.await.map_err(|_| ApiError::Passing)??;
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(body)).into_response())
+    listed.await.map_err(|_| ApiError::Passing)?
 }
 
 fn query(parameters: &Parameters) -> Result<ListQuery, ApiError> {

@@ -1,5 +1,5 @@
-//! TES in, TES out: HTTP to events and store reads to HTTP. Decides nothing about tasks, and never speaks
-//! to agents.
+//! TES in, TES out: HTTP and gRPC to events, and store reads to HTTP and gRPC. Decides nothing about tasks,
+//! and never speaks to agents.
 //!
 //! Two laws hold for every answer. What comes in is read leniently and refused with every error at once;
 //! what goes out holds only what was submitted and what TES 1.1.0 has a place for. And an engine never gets
@@ -9,6 +9,7 @@
 mod caller;
 mod error;
 mod fields;
+mod grpc;
 mod list;
 mod logs;
 mod nodes;
@@ -35,6 +36,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::sync::Semaphore;
 
+pub use grpc::serve as serve_grpc;
 pub use serve::serve;
 
 use crate::board::Board;
@@ -75,10 +77,16 @@ struct Api {
     large_bodies: Semaphore,
 }
 
+impl Api {
+    fn new(state: ApiState) -> Arc<Self> {
+        let (lists, large_bodies) = (Semaphore::new(LISTS_AT_ONCE), Semaphore::new(LARGE_BODIES_BYTES_MAX));
+        Arc::new(Self { state, lists, large_bodies })
+    }
+}
+
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let (lists, large_bodies) = (Semaphore::new(LISTS_AT_ONCE), Semaphore::new(LARGE_BODIES_BYTES_MAX));
-    let api = Arc::new(Api { state, lists, large_bodies });
+    let api = Api::new(state);
     let tes = Router::new()
         .route("/service-info", get(service_info::current))
         .route("/tasks", get(list::list).post(tasks::create))

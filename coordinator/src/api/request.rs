@@ -43,10 +43,15 @@ pub(super) fn parse(body: &[u8], storage: &[AbsolutePath]) -> Result<TaskSpec, A
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::Invalid(format!("the body is not valid JSON: {error}")))?;
-    let mut errors = Errors::default();
     if !value.is_object() {
         return Err(ApiError::Invalid("the body must be a JSON object that describes a task".to_owned()));
     }
+    check(value, storage)
+}
+
+/// The task in `value`, however it came in.
+pub(super) fn check(value: Value, storage: &[AbsolutePath]) -> Result<TaskSpec, ApiError> {
+    let mut errors = Errors::default();
     let spec = Object::new(String::new(), value, &mut errors).map(|mut object| task(&mut object, storage));
     match (errors.into_text(), spec) {
         (None, Some(spec)) => Ok(spec),

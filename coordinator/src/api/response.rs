@@ -43,53 +43,53 @@ pub(super) struct Reading<'b> {
 /// `tesTask`
 #[derive(Debug, Serialize)]
 pub(super) struct TaskView {
-    id: TaskId,
-    state: &'static str,
+    pub(super) id: TaskId,
+    pub(super) state: &'static str,
     #[serde(flatten)]
-    spec: Option<TaskSpec>,
+    pub(super) spec: Option<TaskSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    logs: Vec<TaskLogView>,
+    pub(super) logs: Vec<TaskLogView>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    creation_time: Option<Timestamp>,
+    pub(super) creation_time: Option<Timestamp>,
 }
 
 /// `tesTaskLog`
 #[derive(Debug, Default, Serialize)]
-struct TaskLogView {
-    logs: Vec<ExecutorLogView>,
+pub(super) struct TaskLogView {
+    pub(super) logs: Vec<ExecutorLogView>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: BTreeMap<String, String>,
+    pub(super) metadata: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<Timestamp>,
+    pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    end_time: Option<Timestamp>,
-    outputs: Vec<OutputFileLogView>,
+    pub(super) end_time: Option<Timestamp>,
+    pub(super) outputs: Vec<OutputFileLogView>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    system_logs: Vec<String>,
+    pub(super) system_logs: Vec<String>,
 }
 
 /// `tesExecutorLog`
 #[derive(Debug, Serialize)]
-struct ExecutorLogView {
+pub(super) struct ExecutorLogView {
     #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<Timestamp>,
+    pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    end_time: Option<Timestamp>,
+    pub(super) end_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "String::is_empty")]
-    stdout: String,
+    pub(super) stdout: String,
     #[serde(skip_serializing_if = "String::is_empty")]
-    stderr: String,
-    exit_code: i32,
+    pub(super) stderr: String,
+    pub(super) exit_code: i32,
 }
 
 /// `tesOutputFileLog`
 #[derive(Debug, Serialize)]
-struct OutputFileLogView {
-    url: String,
-    path: String,
+pub(super) struct OutputFileLogView {
+    pub(super) url: String,
+    pub(super) path: String,
     /// A 64-bit number is a text in TES.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
-    size_bytes: Option<u64>,
+    pub(super) size_bytes: Option<u64>,
 }
 
 impl View {

@@ -22,7 +22,7 @@ use super::error::Abandoned;
 use super::{ApiState, router};
 
 /// Connections at the same time; more wait in the kernel's queue. Each idle one costs some kilobytes.
-const CONNECTIONS_MAX: usize = 8192;
+pub(super) const CONNECTIONS_MAX: usize = 8192;
 
 /// How long a connection may take to send the head of its next request. It also ends idle connections, so
 /// it is longer than the idle time of the engines' own pools (60 s): whoever closes first while the other
@@ -30,7 +30,7 @@ const CONNECTIONS_MAX: usize = 8192;
 const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long requests under way may go on after the order to stop.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a failed accept: it fails for want of file descriptors, which only time mends.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -54,7 +54,10 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+pub(super) async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
     let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {

@@ -17,14 +17,15 @@ use super::error::ApiError;
 use super::request::{self, BODY_BYTES_MAX};
 use super::response::{self, Reading, TaskView, View};
 use crate::controller::CancelAnswer;
+use crate::spec::TaskSpec;
 use crate::store::{StoredTask, Want};
 
 /// How long a body may take to arrive. Engines give up after about a minute themselves.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bodies beyond this wait for room in memory, and are parsed aside, so as not to hold up everybody else on
 /// the thread.
-const LARGE_BODY_BYTES: usize = 256 << 10;
+pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// Parameters of the query, in their order.
 pub(super) type Parameters = Vec<(String, String)>;
@@ -50,8 +51,13 @@ pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Js
     } else {
         request::parse(&body, &api.state.config.storage)?
     };
-    let id = api.state.controller.submit(Caller::anonymous().owner, Arc::new(spec)).await?;
+    let id = submit(&api, spec).await?;
     Ok(Json(json!({ "id": id })))
+}
+
+/// Has a valid task accepted. The answer means that it is on disk.
+pub(super) async fn submit(api: &Api, spec: TaskSpec) -> Result<TaskId, ApiError> {
+    Ok(api.state.controller.submit(Caller::anonymous().owner, Arc::new(spec)).await?)
 }
 
 /// `GET /tasks/{id}`
@@ -62,10 +68,14 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Json<TaskView>, ApiError> {
     let view = view(&parameters(&uri)?)?;
-    let task = find(&api, &text(id)?, view.want())?;
+    read(&api, &text(id)?, view, has_small_sizes(&headers)).map(Json)
+}
+
+/// The caller's task `id` as it is shown.
+pub(super) fn read(api: &Api, id: &str, view: View, small_sizes: bool) -> Result<TaskView, ApiError> {
+    let task = find(api, id, view.want())?;
     let board = api.state.board.view();
-    let reading = Reading { view, small_sizes: has_small_sizes(&headers), board: &board };
-    Ok(Json(response::task(task, reading)))
+    Ok(response::task(task, Reading { view, small_sizes, board: &board }))
 }
 
 /// `POST /tasks/{id}:cancel`; other verbs may follow. The colon is no border to the router, so the verb is
@@ -79,9 +89,15 @@ pub(super) async fn act(
     let Some(id) = path.strip_suffix(":cancel") else { return Err(ApiError::NoSuchRoute) };
     // What little is sent is taken in, so that the connection can be used again.
     drop(tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, 64 << 10)).await);
-    let task = find(&api, id, Want::Status)?;
+    cancel(&api, id).await?;
+    Ok(Json(json!({})))
+}
+
+/// Asks for the caller's task `id` to end. The answer means that the wish is on disk.
+pub(super) async fn cancel(api: &Api, id: &str) -> Result<(), ApiError> {
+    let task = find(api, id, Want::Status)?;
     match api.state.controller.cancel(task.head.id).await? {
-        CancelAnswer::Accepted => Ok(Json(json!({}))),
+        CancelAnswer::Accepted => Ok(()),
         CancelAnswer::Unknown => Err(ApiError::NoSuchTask(id.to_owned())),
     }
 }

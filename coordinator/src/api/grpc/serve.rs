@@ -1,0 +1,119 @@
+//! The gRPC listener: takes connections, bounds them and what they may have under way, and lets them end
+//! well. It owns each connection and each call on it, so that nothing of it is left when it returns.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use teamster_proto::tes::v1 as wire;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::ServiceExt;
+
+use super::super::serve::{CONNECTIONS_MAX, FINISH_TIMEOUT, accept};
+use super::super::{Api, ApiState};
+
+/// Calls under way on one connection, watches included; a client with more opens a second one or waits.
+const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// A connection on which nothing is heard for so long is asked whether it lives, and ended when it does not
+/// say so in time: a watcher's machine may be gone without a word.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where hyper runs the calls of a connection.
+#[derive(Clone)]
+struct Calls {
+    tracker: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        self.tracker.spawn(self.cut.clone().run_until_cancelled_owned(call));
+    }
+}
+
+/// Serves the gRPC API on `listener` until `shutdown`, then lets calls under way end within 10 seconds;
+/// watches are ended at once.
+pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
+    let (routes, health) = super::routes(Api::new(state), shutdown.clone());
+    let router = routes.prepare().into_axum_router();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let calls = Calls { tracker: TaskTracker::new(), cut: CancellationToken::new() };
+    health.set_service_status(wire::task_service_server::SERVICE_NAME, ServingStatus::Serving).await;
+    // Cancel safe: a connection that is accepted is spawned in the same step.
+    while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
+        let connection = connection(stream, slot, router.clone(), shutdown.clone(), calls.clone());
+        calls.tracker.spawn(connection);
+    }
+    drop(listener);
+    end_health(health).await;
+    calls.tracker.close();
+    if tokio::time::timeout(FINISH_TIMEOUT, calls.tracker.wait()).await.is_err() {
+        calls.cut.cancel();
+        calls.tracker.wait().await;
+    }
+    Ok(())
+}
+
+/// Whoever watches the health is told, and their streams end.
+async fn end_health(mut health: HealthReporter) {
+    for service in ["", wire::task_service_server::SERVICE_NAME] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+        health.clear_service_status(service).await;
+    }
+}
+
+/// One connection from its first call to its end.
+async fn connection(
+    stream: TcpStream,
+    _slot: OwnedSemaphorePermit,
+    router: Router,
+    shutdown: CancellationToken,
+    calls: Calls,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "failed to set up a connection");
+        return;
+    }
+    let cut = calls.cut.clone();
+    let service = service_fn(move |request: Request<_>| router.clone().oneshot(request.map(Body::new)));
+    let connection = http2::Builder::new(calls)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut is_stopping = false;
+    let ended = loop {
+        // Cancel safe: the connection is polled on after the other branch, never dropped half-way.
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = shutdown.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
