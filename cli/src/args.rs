@@ -10,6 +10,14 @@ pub(crate) struct ServerArgs {
     pub(crate) server: String,
 }
 
+/// Where changes of tasks are told.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GrpcArgs {
+    /// The coordinator's gRPC API, HOST:PORT or a URL [default: port 8001 of the server's host]
+    #[arg(long, env = "TEAMSTER_GRPC", value_name = "ADDR")]
+    pub(crate) grpc: Option<String>,
+}
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct FormatArgs {

@@ -113,6 +113,11 @@ impl Client {
         Ok(Self { http, base })
     }
 
+    /// Host of the server, as it stands in URLs.
+    pub(crate) fn host(&self) -> &str {
+        self.base.host_str().expect("a URL without a host is refused")
+    }
+
     /// Submits a task and returns its id.
     pub(crate) async fn create(&self, task: &Value) -> Result<String, ClientError> {
         let answer = self.ask(Method::POST, self.url(&["v1", "tasks"]), Some(task)).await?;

@@ -12,6 +12,7 @@ mod table;
 mod task;
 mod up;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -5,9 +5,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use teamster_values::ByteCount;
 
-use crate::args::{ServerArgs, UsageError};
+use crate::args::{GrpcArgs, ServerArgs, UsageError};
 use crate::client::{Client, Stream};
-use crate::wait::{self, COMPLETE, Ended};
+use crate::wait::{self, COMPLETE, News};
+use crate::watch::Watch;
 use crate::{FAILED, FINE, table, task};
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -60,6 +61,8 @@ pub(crate) struct RunArgs {
     detach: bool,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    grpc: GrpcArgs,
 }
 
 /// Does it.
@@ -68,6 +71,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
         return Err(UsageError("--cpus must be a number above 0".into()).into());
     }
     let client = Client::new(&args.server)?;
+    let watch = Watch::new(&args.grpc, &client)?;
     let id = client.create(&document(&args)).await?;
     if args.detach {
         table::say(&id);
@@ -75,8 +79,11 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
     }
     let spinner = wait::spinner(format!("task {id}"));
     let mut ended = String::new();
-    wait::until_ended(&client, std::slice::from_ref(&id), |Ended { state, .. }| ended = state.to_owned())
-        .await?;
+    wait::until_ended(&client, &watch, std::slice::from_ref(&id), |News { state, .. }| {
+        spinner.set_message(format!("task {id} {state}"));
+        ended = state.to_owned();
+    })
+    .await?;
     spinner.finish_and_clear();
     task::both(&client, &id).await?;
     if ended == COMPLETE {

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::args::{Format, FormatArgs, ServerArgs, UsageError};
+use crate::args::{Format, FormatArgs, GrpcArgs, ServerArgs, UsageError};
 use crate::client::{Client, ClientError, Filter, Stream, View};
-use crate::wait::{self, Ended};
+use crate::wait::{self, News};
+use crate::watch::Watch;
 use crate::{FAILED, FINE, table};
 
 /// The verbs.
@@ -56,13 +57,18 @@ Examples:
     /// Wait until tasks have ended; exits with 1 unless all of them are COMPLETE
     #[command(after_help = "\
 Example:
-  teamster task wait $(teamster task create a.json b.json)")]
+  teamster task wait $(teamster task create a.json b.json)
+
+Prints a line for each task as it ends. Where the gRPC API cannot be reached, it asks the REST API again and
+again instead.")]
     Wait {
         /// Their ids, or the beginnings of them
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
         #[command(flatten)]
         server: ServerArgs,
+        #[command(flatten)]
+        grpc: GrpcArgs,
     },
     /// Ask for tasks to end
     Cancel {
@@ -160,7 +166,10 @@ pub(crate) async fn run(command: TaskCommand) -> anyhow::Result<u8> {
             get(&Client::new(&server)?, &id, view, format.format).await
         }
         TaskCommand::List(args) => list(args).await,
-        TaskCommand::Wait { ids, server } => wait_for(&Client::new(&server)?, &ids).await,
+        TaskCommand::Wait { ids, server, grpc } => {
+            let client = Client::new(&server)?;
+            wait_for(&client, &Watch::new(&grpc, &client)?, &ids).await
+        }
         TaskCommand::Cancel { ids, server } => cancel(&Client::new(&server)?, &ids).await,
         TaskCommand::Logs { id, stream, server } => logs(&Client::new(&server)?, &id, stream).await,
     }
@@ -277,17 +286,24 @@ async fn list(args: ListArgs) -> anyhow::Result<u8> {
     Ok(FINE)
 }
 
-async fn wait_for(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
+async fn wait_for(client: &Client, watch: &Watch, ids: &[String]) -> anyhow::Result<u8> {
     let mut whole = Vec::with_capacity(ids.len());
     for id in ids {
         whole.push(client.resolve(id).await?);
     }
+    whole.sort_unstable();
+    whole.dedup();
     let bar = wait::bar(whole.len());
     let mut all_complete = true;
-    wait::until_ended(client, &whole, |Ended { id, state }| {
-        all_complete &= state == wait::COMPLETE;
-        bar.suspend(|| table::say(&format!("{id} {state}")));
-        bar.inc(1);
+    let mut states = BTreeMap::new();
+    wait::until_ended(client, watch, &whole, |News { id, state }| {
+        states.insert(id.to_owned(), state.to_owned());
+        bar.set_message(wait::counts(states.values()));
+        if wait::is_terminal(state) {
+            all_complete &= state == wait::COMPLETE;
+            bar.suspend(|| table::say(&format!("{id} {state}")));
+            bar.inc(1);
+        }
     })
     .await?;
     bar.finish_and_clear();

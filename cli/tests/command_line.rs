@@ -43,7 +43,7 @@ fn help_teaches_by_example() {
 
 #[test]
 fn wrong_usage_is_two() {
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 8] = [
         &[],
         &["fly"],
         &["run"],
@@ -51,6 +51,7 @@ fn wrong_usage_is_two() {
         &["run", "--cpus", "-1", "true"],
         &["--server", "x", "task", "list"],
         &["task", "list", "--server", "https://somewhere"],
+        &["task", "wait", "--grpc", "https://somewhere", "x"],
     ];
     for words in wrong {
         let output = teamster(words);
