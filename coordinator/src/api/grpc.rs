@@ -3,6 +3,7 @@
 
 mod answer;
 mod ask;
+mod intake;
 mod serve;
 mod watch;
 

@@ -16,7 +16,7 @@ pub(super) const BODY_BYTES_MAX: usize = 32 << 20;
 
 /// Values in one body. A parsed value takes some ten times the bytes of a short one in the text, so the
 /// size alone would let a small body fill the memory.
-const JSON_VALUES_MAX: usize = 1_000_000;
+pub(super) const JSON_VALUES_MAX: usize = 1_000_000;
 
 const NAME_BYTES_MAX: usize = 4 << 10;
 const DESCRIPTION_BYTES_MAX: usize = 64 << 10;

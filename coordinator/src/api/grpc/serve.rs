@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use axum::middleware::from_fn_with_state;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -24,6 +25,7 @@ use tower::ServiceExt;
 
 use super::super::serve::{CONNECTIONS_MAX, FINISH_TIMEOUT, accept};
 use super::super::{Api, ApiState};
+use super::intake;
 
 /// Calls under way on one connection, watches included; a client with more opens a second one or waits.
 const CALLS_PER_CONNECTION_MAX: u32 = 1024;
@@ -52,8 +54,9 @@ where
 /// Serves the gRPC API on `listener` until `shutdown`, then lets calls under way end within 10 seconds;
 /// watches are ended at once.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
-    let (routes, health) = super::routes(Api::new(state), shutdown.clone());
-    let router = routes.prepare().into_axum_router();
+    let api = Api::new(state);
+    let (routes, health) = super::routes(api.clone(), shutdown.clone());
+    let router = routes.prepare().into_axum_router().layer(from_fn_with_state(api, intake::bounded));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let calls = Calls { tracker: TaskTracker::new(), cut: CancellationToken::new() };
     health.set_service_status(wire::task_service_server::SERVICE_NAME, ServingStatus::Serving).await;

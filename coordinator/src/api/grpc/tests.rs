@@ -315,6 +315,28 @@ async fn what_is_wrong_is_told_in_the_words_of_rest() {
 }
 
 #[tokio::test]
+async fn messages_are_bounded_as_bodies_are() {
+    let mut stand = Stand::new().await;
+    let with_content = |bytes: usize| {
+        let content = Some("x".repeat(bytes));
+        let input = wire::Input { path: "/in".into(), content, ..wire::Input::default() };
+        wire::Task { inputs: vec![input], ..small_task() }
+    };
+    let id = stand.create(with_content(20 << 20)).await.unwrap();
+    let mut ample = stand.client.clone().max_decoding_message_size(64 << 20);
+    let request = wire::GetTaskRequest { id, view: wire::View::Full.into() };
+    let task = ample.get_task(request).await.unwrap().into_inner();
+    assert_eq!(task.inputs[0].content().len(), 20 << 20);
+    assert_eq!(stand.create(with_content(32 << 20)).await.unwrap_err().code(), Code::ResourceExhausted);
+    let inputs = vec![wire::Input::default(); 1_000_001];
+    let refused = stand.create(wire::Task { inputs, ..small_task() }).await.unwrap_err();
+    assert!(refused.message().contains("1000000 values"), "{}", refused.message());
+    let request = wire::GetTaskRequest { id: "x".repeat(200 << 10), ..Default::default() };
+    let refused = stand.client.get_task(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
 async fn lists_are_those_of_rest() {
     let mut stand = Stand::new().await;
     let mut ids = Vec::new();
