@@ -133,7 +133,7 @@ fn longer(pause: Duration) -> Duration {
 pub(crate) fn bar(count: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} ended ({msg}), {elapsed}")
         .expect("the template is a constant that a test draws");
-    let bar = ProgressBar::new(count as u64).with_style(style);
+    let bar = ProgressBar::new(count as u64).with_style(style).with_message("…");
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
 }
