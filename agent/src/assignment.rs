@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use teamster_values::{AbsolutePath, TaskId};
+use teamster_values::{AbsolutePath, PathPattern, TaskId};
 
 /// One attempt at a task: the fencing token of everything that is done for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,12 +109,24 @@ pub enum InputSource {
 /// Something that the task leaves behind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// Where the container writes it.
+    /// Where the container writes it; with wildcards, the directory in which everything lies that can match.
     pub path: AbsolutePath,
-    /// What it is.
+    /// What it is; with wildcards, whatever matches.
     pub kind: FileKind,
-    /// Storage URL where it goes.
+    /// Storage URL where it goes; with wildcards, the directory that stands for their prefix.
     pub url: String,
+    /// Which of what the container writes, where not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wildcards: Option<Wildcards>,
+}
+
+/// An output that is known by the form of its path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wildcards {
+    /// The form.
+    pub pattern: PathPattern,
+    /// What is taken off a path that matches; the rest is its place below the URL.
+    pub prefix: AbsolutePath,
 }
 
 /// What the coordinator tells an agent.

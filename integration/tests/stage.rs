@@ -17,7 +17,7 @@ mod kills;
 
 use std::os::unix::fs::MetadataExt;
 
-use bench::{Bench, UID, content, input, output};
+use bench::{Bench, UID, content, input, matching, output};
 use teamster_agent::attempt::AttemptDir;
 use teamster_agent::stage::StageError;
 
@@ -115,6 +115,39 @@ async fn scratch_is_filled_and_emptied_by_copies() {
     assert_eq!((done.files.len(), done.warnings.len()), (3, 1));
     let names = std::fs::read_dir(bench.storage().join("results/deep/er")).unwrap().count();
     assert_eq!(names, 1, "no temporary file is left");
+    bench.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn wildcards_are_matched_as_the_task_sees_them() {
+    let Some(mut bench) = Bench::new() else { return };
+    bench.task.outputs = vec![
+        matching("/work/part-?/*.txt", "/work", &bench.url("results/deep")),
+        matching("/work/none/*", "/work", &bench.url("results")),
+        matching("/bound/[a-c]*", "/bound", &bench.url("run")),
+    ];
+    bench.stage_in().await.unwrap();
+    bench.write("/work/part-1/a b.txt", "one");
+    bench.write("/work/part-2/whole.txt/in", "two");
+    bench.write("/work/part-2/.hidden.txt", "no");
+    bench.write("/work/part-10/a.txt", "no");
+    bench.write("/work/secret/x.txt", "no");
+    bench.link("/work/secret/x.txt", "/work/part-1/link.txt");
+    bench.link("/etc", "/work/part-1/etc.txt");
+    bench.write("/bound/b", "here");
+    let before = bench.stored("run/b");
+    let done = bench.stager.stage_out(&bench.plan()).await.unwrap();
+    assert_eq!(bench.read("results/deep/part-1/a b.txt"), "one");
+    assert_eq!(bench.stored("results/deep/part-1/a b.txt").uid(), UID);
+    assert_eq!(bench.read("results/deep/part-2/whole.txt/in"), "two");
+    assert_eq!(bench.stored("run/b").ino(), before.ino(), "a bound directory needs no copy");
+    let files: Vec<_> = done.files.iter().map(|file| file.path.as_str()).collect();
+    let expected = ["/work/part-1/a b.txt", "/work/part-1/link.txt", "/work/part-2/whole.txt/in", "/bound/b"];
+    assert_eq!(files, expected);
+    assert_eq!(done.files[3].url, bench.url("run/b"));
+    let warnings = done.warnings.join("\n");
+    assert!(warnings.contains("etc.txt was left out") && warnings.contains("nothing matches"), "{warnings}");
+    assert_eq!(done.warnings.len(), 2);
     bench.release().await.unwrap();
 }
 

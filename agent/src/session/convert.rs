@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use teamster_proto::agent::v1 as wire;
-use teamster_values::AbsolutePath;
+use teamster_values::{AbsolutePath, PathPattern};
 
 use super::Offer;
 use crate::assignment::{
     Assignment, AttemptId, AttemptResult, Command, Executor, FileKind, Held, Input, InputSource, LossCause,
-    Outcome, Output, Report, Resources, Stage,
+    Outcome, Output, Report, Resources, Stage, Wildcards,
 };
 
 /// A command that cannot be understood.
@@ -98,8 +98,7 @@ fn assignment(start: wire::Assignment) -> Result<Assignment, Malformed> {
     }
     let mut outputs = Vec::new();
     for (index, output) in start.outputs.into_iter().enumerate() {
-        let path = fields.path(|| format!("outputs[{index}].path"), &output.path);
-        outputs.push(Output { path, kind: kind(output.directory), url: output.url });
+        outputs.push(self::output(&mut fields, index, output));
     }
     let mut volumes = Vec::new();
     for (index, volume) in start.volumes.iter().enumerate() {
@@ -128,6 +127,25 @@ fn assignment(start: wire::Assignment) -> Result<Assignment, Malformed> {
         },
         lease: Duration::from_millis(start.lease_millis),
     })
+}
+
+fn output(fields: &mut Fields, index: usize, output: wire::Output) -> Output {
+    let kind = kind(output.directory);
+    if output.path_prefix.is_empty() {
+        let path = fields.path(|| format!("outputs[{index}].path"), &output.path);
+        return Output { path, kind, url: output.url, wildcards: None };
+    }
+    let prefix = fields.path(|| format!("outputs[{index}].path_prefix"), &output.path_prefix);
+    match PathPattern::parse(&output.path) {
+        Ok(pattern) => {
+            let path = pattern.directory();
+            Output { path, kind, url: output.url, wildcards: Some(Wildcards { pattern, prefix }) }
+        }
+        Err(error) => {
+            fields.wrong.push(format!("outputs[{index}].path: {error}"));
+            Output { path: AbsolutePath::root(), kind, url: output.url, wildcards: None }
+        }
+    }
 }
 
 fn executor(fields: &mut Fields, index: usize, executor: wire::Executor) -> Executor {

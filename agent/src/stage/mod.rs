@@ -9,6 +9,7 @@
 mod copy;
 mod entry;
 mod inputs;
+mod matches;
 mod outputs;
 mod pin;
 mod scratch;

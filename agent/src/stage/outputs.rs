@@ -7,8 +7,11 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use teamster_values::PathPattern;
+
 use super::copy::{self, Copier, fault, is_same, kind_of};
 use super::inputs::{DEPTH_MAX, ENTRIES_MAX};
+use super::matches;
 use super::work::{Direction, OutputWork, StageError, StagedOut, Stream};
 use crate::assignment::OutputFile;
 
@@ -47,10 +50,13 @@ struct Placing<'a> {
 
 impl Placing<'_> {
     fn output(&mut self, output: &OutputWork) -> Result<(), StageError> {
-        let from = output.from.as_path();
         let named = |error: &io::Error| {
             fault(format!("{}: put {} in place at {}", output.field, output.from, output.to), error)
         };
+        if let Some(pattern) = &output.pattern {
+            return self.matches(output, pattern).map_err(|error| named(&error));
+        }
+        let from = output.from.as_path();
         let metadata = match std::fs::metadata(from) {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 self.warn(format!("output {} was not found", output.from));
@@ -68,6 +74,28 @@ impl Placing<'_> {
             self.file(&entry, &metadata)
         };
         placed.map_err(|error| named(&error))
+    }
+
+    /// Places whatever has the form of `pattern`, each at the same place below `to` as it has below `from`.
+    fn matches(&mut self, output: &OutputWork, pattern: &PathPattern) -> io::Result<()> {
+        let names = pattern.below(&output.from).unwrap_or_default();
+        let found = matches::find(output.from.as_path(), names, &mut self.entries)?;
+        if found.is_empty() {
+            self.warn(format!("nothing matches output {pattern}"));
+        }
+        for relative in found {
+            let (from, to) = (output.from.as_path().join(&relative), output.to.as_path().join(&relative));
+            let names = relative.iter().map(|name| name.to_string_lossy());
+            let url = names.fold(output.url.clone(), |url, name| url_below(&url, &name));
+            let (Some(from_parent), Some(parent)) = (from.parent(), to.parent()) else { continue };
+            std::fs::create_dir_all(parent)?;
+            let in_place = is_same(&std::fs::metadata(parent)?, &std::fs::metadata(from_parent)?);
+            let is_link = std::fs::symlink_metadata(&from)?.is_symlink();
+            let entry = Entry { from: &from, to: &to, path: &from.to_string_lossy(), url: &url };
+            self.item(&entry, is_link, in_place, 0)?;
+            self.copier.pulse();
+        }
+        Ok(())
     }
 
     /// Places a file, or says why it is left out.

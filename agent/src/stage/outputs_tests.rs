@@ -13,6 +13,7 @@ fn output(from: &Path, to: &Path) -> OutputWork {
         from: path(from),
         to: path(to),
         url: format!("file://{}", to.display()),
+        pattern: None,
     }
 }
 
@@ -98,4 +99,46 @@ fn too_deep_is_refused_and_too_many_warnings_are_counted() {
 fn urls_keep_their_form() {
     assert_eq!(url_below("/mnt/a", "b c"), "/mnt/a/b c");
     assert_eq!(url_below("file:///mnt/a", "b c%"), "file:///mnt/a/b%20c%25");
+}
+
+#[test]
+fn what_matches_is_put_below_the_url_with_the_prefix_taken_off() {
+    let root = tempfile::tempdir().unwrap();
+    let work = root.path().join("work");
+    for (path, text) in
+        [("a/x.bam", "1"), ("a/y.txt", "2"), ("b b/x.bam", "3"), (".c/x.bam", "4"), ("d.bam/in", "5")]
+    {
+        let path = work.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    symlink("a", work.join("e.bam")).unwrap();
+    let to = root.path().join("to/deep");
+    let matching = |pattern: &str, to: &Path| {
+        let pattern = format!("{}/{pattern}", work.display());
+        OutputWork { pattern: Some(PathPattern::parse(&pattern).unwrap()), ..output(&work, to) }
+    };
+    let done = put(&[matching("*/*.bam", &to), matching("*.bam", &to), matching("*.none", &to)]).unwrap();
+    let placed: Vec<_> = done.files.iter().map(|file| (file.path.as_str(), file.url.as_str())).collect();
+    let (from, url) = (work.display(), format!("file://{}", to.display()));
+    let expected = [
+        (format!("{from}/a/x.bam"), format!("{url}/a/x.bam")),
+        (format!("{from}/b b/x.bam"), format!("{url}/b%20b/x.bam")),
+        (format!("{from}/e.bam/x.bam"), format!("{url}/e.bam/x.bam")),
+        (format!("{from}/d.bam/in"), format!("{url}/d.bam/in")),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(path, url)| (path.as_str(), url.as_str())).collect();
+    assert_eq!(placed[..2], expected[..2]);
+    assert!(placed.contains(&expected[3]), "a directory that matches is taken whole: {placed:?}");
+    assert_eq!(std::fs::read_to_string(to.join("b b/x.bam")).unwrap(), "3");
+    assert!(!to.join("a/y.txt").exists() && !to.join(".c").exists());
+    assert_eq!(done.warnings.len(), 2, "{:?}", done.warnings);
+    assert!(done.warnings[0].contains("e.bam was left out: it is a symbolic link to a directory"));
+    assert_eq!(done.warnings[1], format!("nothing matches output {from}/*.none"));
+
+    // In a bound directory nothing is copied, and everything is listed all the same.
+    let before = std::fs::metadata(work.join("a/x.bam")).unwrap();
+    let done = put(&[matching("*/*.bam", &work), matching("d.*", &work)]).unwrap();
+    assert_eq!(done.files.len(), 4, "{:?}", done.files);
+    assert!(is_same(&before, &std::fs::metadata(work.join("a/x.bam")).unwrap()) && done.warnings.is_empty());
 }

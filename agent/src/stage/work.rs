@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use teamster_values::AbsolutePath;
+use teamster_values::{AbsolutePath, PathPattern};
 
 use crate::assignment::{Assignment, OutputFile};
 use crate::attempt::AttemptDir;
@@ -94,12 +94,14 @@ pub(crate) enum InputFrom {
 pub(crate) struct OutputWork {
     /// `outputs[3]`.
     pub(crate) field: String,
-    /// Where the task writes it.
+    /// Where the task writes it; with a pattern, the directory that `to` stands for.
     pub(crate) from: AbsolutePath,
     /// Where it belongs, under the path where the task sees the storage.
     pub(crate) to: AbsolutePath,
     /// The same as the user wrote it, without a slash at the end.
     pub(crate) url: String,
+    /// What is taken of `from`, where not all of it.
+    pub(crate) pattern: Option<PathPattern>,
 }
 
 /// One line on the staging child's standard input.

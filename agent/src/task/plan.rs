@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use teamster_values::AbsolutePath;
+use teamster_values::{AbsolutePath, parse_storage_url};
 
 use self::check::{Item, parent};
 use self::layout::{Layout, Place, Wanted};
@@ -332,12 +332,16 @@ fn inputs(assignment: &Assignment, items: &[Item]) -> Vec<InputWork> {
 fn outputs(assignment: &Assignment, items: &[Item]) -> Vec<OutputWork> {
     let with_item = assignment.outputs.iter().zip(&items[assignment.inputs.len()..]);
     let work = with_item.filter_map(|(output, item)| {
-        let target = item.target.as_ref()?;
+        let (from, to) = match &output.wildcards {
+            None => (item.path.clone(), item.target.as_ref()?.path.clone()),
+            Some(wildcards) => (wildcards.prefix.clone(), parse_storage_url(&output.url).ok()?),
+        };
         Some(OutputWork {
             field: item.field.clone(),
-            from: item.path.clone(),
-            to: target.path.clone(),
+            from,
+            to,
             url: output.url.trim_end_matches('/').to_owned(),
+            pattern: output.wildcards.as_ref().map(|wildcards| wildcards.pattern.clone()),
         })
     });
     work.collect()

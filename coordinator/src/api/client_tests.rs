@@ -50,11 +50,12 @@ async fn cromwell() {
 }
 
 #[tokio::test]
-async fn nextflow_without_wildcards() {
+async fn nextflow() {
     let task = json!({
         "name": "trim (2)",
         "inputs": [{ "url": "/mnt/shared/work/aa/.command.sh", "path": "/work/.command.sh", "type": "FILE" }],
         "outputs": [{ "url": "/mnt/shared/work/aa/.exitcode", "path": "/work/.exitcode" },
+                    { "url": "/mnt/shared/work/aa", "path": "/work/*.bam", "path_prefix": "/work", "type": "FILE" },
                     { "url": "/mnt/shared/work/aa/qc", "path": "/work/qc", "type": "DIRECTORY" }],
         "resources": { "cpu_cores": 2, "ram_gb": 4.0, "disk_gb": 20.0, "backend_parameters_strict": false },
         "executors": [{ "image": "quay.io/nextflow/bash", "workdir": "/work",
@@ -62,19 +63,6 @@ async fn nextflow_without_wildcards() {
         "tags": { "sample": "s1" }
     });
     is_echoed(task.clone(), task).await;
-}
-
-#[tokio::test]
-async fn nextflow_with_wildcards_is_told_that_they_are_not_served() {
-    let task = json!({
-        "outputs": [{ "url": "/mnt/shared/w", "path": "/work/*.bam", "path_prefix": "/work", "type": "FILE" }],
-        "executors": [{ "image": "i", "command": ["c"] }]
-    });
-    let message = Stand::new().refused(task.to_string()).await;
-    assert_eq!(
-        message,
-        "outputs[0].path: wildcards (* ? [) are not served; name each file, or its directory"
-    );
 }
 
 #[tokio::test]

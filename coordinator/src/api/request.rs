@@ -5,7 +5,9 @@
 //! agents.
 
 use serde_json::Value;
-use teamster_values::{AbsolutePath, parse_storage_url};
+use teamster_values::{
+    AbsolutePath, PathPattern, StorageUrlError, has_wildcards, parse_storage_url, without_escapes,
+};
 
 use super::error::ApiError;
 use super::fields::{Errors, Object};
@@ -183,12 +185,11 @@ fn input(object: &mut Object<'_>, storage: &[AbsolutePath]) -> Option<Input> {
 /// `tesOutput`
 fn output(object: &mut Object<'_>, storage: &[AbsolutePath]) -> Option<Output> {
     let path = object.required_text("path", PATH_BYTES_MAX);
-    if let Some(path) = &path {
-        if path.contains(['*', '?', '[']) {
-            object.refuse("path", "wildcards (* ? [) are not served; name each file, or its directory");
-        } else {
-            check_container_path(object, "path", path);
-        }
+    let path_prefix = object.filled_text("path_prefix", PATH_BYTES_MAX);
+    match &path {
+        Some(path) if has_wildcards(path) => check_wildcards(object, path, path_prefix.as_deref()),
+        Some(path) => check_container_path(object, "path", &without_escapes(path)),
+        None => {}
     }
     let url = object.required_text("url", URL_BYTES_MAX);
     if let Some(url) = &url {
@@ -198,10 +199,33 @@ fn output(object: &mut Object<'_>, storage: &[AbsolutePath]) -> Option<Output> {
         name: object.text("name", NAME_BYTES_MAX),
         description: object.text("description", DESCRIPTION_BYTES_MAX),
         file_type: file_type(object),
-        path_prefix: object.filled_text("path_prefix", PATH_BYTES_MAX),
+        path_prefix,
         url: url?,
         path: path?,
     })
+}
+
+/// By the specification a path with wildcards needs the prefix that is taken off what matches.
+fn check_wildcards(object: &mut Object<'_>, path: &str, prefix: Option<&str>) {
+    let pattern = match PathPattern::parse(path) {
+        Ok(pattern) => pattern,
+        Err(error) => return object.refuse("path", error),
+    };
+    if pattern.directory().is_root() {
+        return object.refuse("path", "must have a directory above its first wildcard");
+    }
+    check_container_path(object, "path", pattern.directory().as_str());
+    let Some(prefix) = prefix else {
+        let reason = "is required where path has wildcards (a backslash makes * ? [ a part of the name)";
+        return object.refuse("path_prefix", reason);
+    };
+    match AbsolutePath::parse(prefix) {
+        Err(error) => object.refuse("path_prefix", error),
+        Ok(prefix) if pattern.below(&prefix).is_none() => {
+            object.refuse("path_prefix", "must be a directory that path names before its first wildcard");
+        }
+        Ok(_) => {}
+    }
 }
 
 fn file_type(object: &mut Object<'_>) -> Option<FileType> {
@@ -261,14 +285,17 @@ fn check_path(object: &mut Object<'_>, name: &str, text: &str) -> Option<Absolut
 }
 
 fn check_url(object: &mut Object<'_>, url: &str, storage: &[AbsolutePath]) {
+    let served = || storage.iter().map(|root| format!("file://{root}")).collect::<Vec<_>>().join(", ");
     match parse_storage_url(url) {
+        Err(StorageUrlError::Scheme(scheme)) if !storage.is_empty() => {
+            object.refuse("url", format_args!("the scheme '{scheme}' is not served; served is {}", served()));
+        }
         Err(error) => object.refuse("url", error),
         Ok(path) if storage.iter().any(|root| path.starts_with(root)) => {}
         Ok(_) if storage.is_empty() => object.refuse("url", "this cluster has no shared storage"),
         Ok(path) => {
-            let roots: Vec<_> = storage.iter().map(AbsolutePath::as_str).collect();
-            let roots = roots.join(", ");
-            object.refuse("url", format_args!("{path} does not lie on the shared storage ({roots})"));
+            object
+                .refuse("url", format_args!("{path} does not lie on shared storage; served is {}", served()));
         }
     }
 }

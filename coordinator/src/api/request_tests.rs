@@ -52,7 +52,7 @@ async fn names_every_error_at_once() {
         inputs[0].path: is required; \
         inputs[0].url: is required unless content is given; \
         inputs[1].path: must be an absolute path; \
-        inputs[1].url: the scheme 's3' is not served; use an absolute path or file:///path; \
+        inputs[1].url: the scheme 's3' is not served; served is file:///mnt/shared, file:///tmp/clients; \
         resources.cpu_cores: must not be negative; \
         resources.ram_gb: must be a number, not a string; \
         executors[0].image: must not be empty; \
@@ -124,13 +124,13 @@ async fn files() {
         (input(json!({ "url": "file://host/x" })), "inputs[0].url: a file URL must not name a host: write file:///path"),
         (
             input(json!({ "url": "/mnt/shared-evil/x" })),
-            "inputs[0].url: /mnt/shared-evil/x does not lie on the shared storage (/mnt/shared, /tmp/clients)",
+            "inputs[0].url: /mnt/shared-evil/x does not lie on shared storage; served is file:///mnt/shared, file:///tmp/clients",
         ),
         (input(json!({ "url": "/mnt/shared/%2e%2e/../etc/shadow" })), "inputs[0].url: must not contain '..'"),
         (input(json!({ "url": "file:///mnt/shared/%2e%2e/etc/shadow" })), "inputs[0].url: must not contain '..'"),
         (
             input(json!({ "url": "/proc/self/root/etc/passwd" })),
-            "inputs[0].url: /proc/self/root/etc/passwd does not lie on the shared storage (/mnt/shared, /tmp/clients)",
+            "inputs[0].url: /proc/self/root/etc/passwd does not lie on shared storage; served is file:///mnt/shared, file:///tmp/clients",
         ),
         (input(json!({ "type": "FIFO" })), "inputs[0].type: must be FILE or DIRECTORY"),
         (input(json!({ "content": "a\u{0}" })), "inputs[0].content: must not contain a NUL byte"),
@@ -144,12 +144,40 @@ async fn files() {
         (output(json!({ "path": "/dev" })), "outputs[0].path: must not lie in /proc, /sys or /dev"),
         (
             output(json!({ "path": "/w/?" })),
-            "outputs[0].path: wildcards (* ? [) are not served; name each file, or its directory",
+            "outputs[0].path_prefix: is required where path has wildcards (a backslash makes * ? [ a part of the name)",
+        ),
+        (
+            output(json!({ "path": "/w/a/*", "path_prefix": "/w/b" })),
+            "outputs[0].path_prefix: must be a directory that path names before its first wildcard",
+        ),
+        (
+            output(json!({ "path": "/w/a*/b", "path_prefix": "/w/a*" })),
+            "outputs[0].path_prefix: must be a directory that path names before its first wildcard",
+        ),
+        (output(json!({ "path": "/w/*", "path_prefix": "w" })), "outputs[0].path_prefix: must be an absolute path"),
+        (output(json!({ "path": "/*", "path_prefix": "/" })), "outputs[0].path: must have a directory above its first wildcard"),
+        (output(json!({ "path": "/proc/*", "path_prefix": "/" })), "outputs[0].path: must not lie in /proc, /sys or /dev"),
+        (output(json!({ "path": "/w/../*", "path_prefix": "/w" })), "outputs[0].path: must not contain '..'"),
+        (output(json!({ "path": "w/*", "path_prefix": "/w" })), "outputs[0].path: must be an absolute path"),
+        (
+            output(json!({ "path": "/w/[[:x:]]", "path_prefix": "/w" })),
+            "outputs[0].path: has the unknown character class '[:x:]'",
         ),
         (task(json!({ "outputs": "x" })), "outputs: must be a list, not a string"),
         (task(json!({ "volumes": ["/", "v"] })), "volumes[0]: must not be the root directory; volumes[1]: must be an absolute path"),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn names_that_look_like_wildcards_are_taken() {
+    let stand = Stand::new();
+    for path in ["/w/a\\[1\\].txt", "/w/a[1", "/w/\\*", "/w/a b(1)]"] {
+        let sent = output(json!({ "path": path, "path_prefix": "/ignored" }));
+        let id = stand.create(&sent).await;
+        let shown = stand.get(&format!("/v1/tasks/{id}?view=BASIC")).await.json();
+        assert_eq!(shown["outputs"], sent["outputs"]);
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use teamster_proto::agent::v1 as wire;
-use teamster_values::TaskId;
+use teamster_values::{TaskId, has_wildcards, without_escapes};
 use tonic::Status;
 
 use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
@@ -184,9 +184,12 @@ fn input(input: &spec::Input) -> wire::Input {
 }
 
 fn output(output: &spec::Output) -> wire::Output {
+    let is_pattern = has_wildcards(&output.path);
     wire::Output {
-        path: output.path.clone(),
+        path: if is_pattern { output.path.clone() } else { without_escapes(&output.path) },
         directory: output.file_type == Some(FileType::Directory),
         url: output.url.clone(),
+        // By the specification it is ignored where there are no wildcards.
+        path_prefix: output.path_prefix.clone().filter(|_| is_pattern).unwrap_or_default(),
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags};
 use teamster_agent::assignment::{
-    Assignment, AttemptId, Executor, FileKind, Input, InputSource, Output, Resources,
+    Assignment, AttemptId, Executor, FileKind, Input, InputSource, Output, Resources, Wildcards,
 };
 use teamster_agent::attempt::AttemptDir;
 use teamster_agent::config::{Sandbox, StorageConfig, StorageKind};
 use teamster_agent::runtime::Image;
 use teamster_agent::stage::{StageError, Stager};
 use teamster_agent::task::plan::{Plan, plan};
-use teamster_values::{AbsolutePath, TaskId};
+use teamster_values::{AbsolutePath, PathPattern, TaskId};
 
 /// Whom the task runs as: nobody in particular, who owns nothing else.
 pub(crate) const UID: u32 = 64321;
@@ -186,7 +186,15 @@ pub(crate) fn content(path: &str, text: &str) -> Input {
 }
 
 pub(crate) fn output(path: &str, url: &str) -> Output {
-    Output { path: at(path), kind: kind(path), url: url.into() }
+    Output { path: at(path), kind: kind(path), url: url.into(), wildcards: None }
+}
+
+/// An output with wildcards.
+pub(crate) fn matching(pattern: &str, prefix: &str, url: &str) -> Output {
+    let pattern = PathPattern::parse(pattern).unwrap();
+    let path = pattern.directory();
+    let wildcards = Some(Wildcards { pattern, prefix: at(prefix) });
+    Output { path, kind: FileKind::File, url: url.into(), wildcards }
 }
 
 pub(crate) fn bind(source: &Path, target: &Path) {

@@ -2,6 +2,7 @@
 //! used, and where on this node's storage the URLs lie. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use teamster_values::{AbsolutePath, parse_storage_url};
 
@@ -103,11 +104,24 @@ pub(super) fn items(
     }
     for (index, output) in assignment.outputs.iter().enumerate() {
         let field = format!("outputs[{index}]");
-        if output.path.as_str().contains(['*', '?', '[']) {
-            errors.add(format!("{field}.path"), "wildcards (* ? [) are not served");
+        let mut target = target(&field, &output.url, storages, errors);
+        if let Some(wildcards) = &output.wildcards {
+            let way = output.path.strip_prefix(&wildcards.prefix).and_then(Path::to_str);
+            let there = |mut target: Target, way| {
+                target.path = target.path.join(way).ok()?;
+                Some(target)
+            };
+            target = match way.filter(|_| wildcards.pattern.directory() == output.path) {
+                Some(way) => target.and_then(|target| there(target, way)),
+                None => {
+                    errors.add(format!("{field}.path_prefix"), "must be a directory above the wildcards");
+                    None
+                }
+            };
         }
-        let target = target(&field, &output.url, storages, errors);
-        items.push(Item { field, path: output.path.clone(), kind: output.kind, is_output: true, target });
+        // Whatever matches lies in that directory, and what the directory is laid out as holds for it, too.
+        let kind = if output.wildcards.is_some() { FileKind::Directory } else { output.kind };
+        items.push(Item { field, path: output.path.clone(), kind, is_output: true, target });
     }
     for item in &items {
         if let Some(reason) = refusal_of_item(item) {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use teamster_values::TaskId;
+use teamster_values::{PathPattern, TaskId};
 
 use super::*;
-use crate::assignment::{AttemptId, Input, InputSource, Output, Resources};
+use crate::assignment::{AttemptId, Input, InputSource, Output, Resources, Wildcards};
 use crate::config::StorageKind;
 
 fn at(text: &str) -> AbsolutePath {
@@ -48,7 +48,14 @@ fn content(path: &str) -> Input {
 
 fn output(path: &str, url: &str) -> Output {
     let kind = if path.ends_with('/') { FileKind::Directory } else { FileKind::File };
-    Output { path: at(path), kind, url: url.into() }
+    Output { path: at(path), kind, url: url.into(), wildcards: None }
+}
+
+fn matching(pattern: &str, prefix: &str, url: &str) -> Output {
+    let pattern = PathPattern::parse(pattern).unwrap();
+    let path = pattern.directory();
+    let wildcards = Some(Wildcards { pattern, prefix: at(prefix) });
+    Output { path, kind: FileKind::File, url: url.into(), wildcards }
 }
 
 fn shared() -> Vec<StorageConfig> {
@@ -201,6 +208,33 @@ fn nextflow_without_foreign_inputs_is_bound_whole() {
     task.outputs =
         vec![output("/work/qc/", &format!("{work}/qc")), output("/work/log", &format!("{work}/log"))];
     assert_eq!(own_mounts(&planned(&task)), [format!("/work {work} rw")]);
+}
+
+#[test]
+fn what_wildcards_match_lies_in_a_directory_like_any_other() {
+    let mut task = empty();
+    task.inputs = vec![input("/work/.command.sh", "/mnt/shared/w/3a/.command.sh")];
+    task.outputs = vec![
+        output("/work/.exitcode", "/mnt/shared/w/3a/.exitcode"),
+        matching("/work/*.bam", "/work", "/mnt/shared/w/3a/"),
+        matching("/work/qc/*/x", "/work", "/mnt/shared/w/3a"),
+    ];
+    let plan = planned(&task);
+    assert_eq!(own_mounts(&plan), ["/work /mnt/shared/w/3a rw"]);
+    assert!(made_on_storage(&plan).is_empty(), "a directory inside another output is left to the task");
+    let work = &plan.outputs[2];
+    assert_eq!((work.from.as_str(), work.to.as_str()), ("/work", "/mnt/shared/w/3a"));
+    assert_eq!(plan.outputs[1].url, "/mnt/shared/w/3a");
+    // Elsewhere it is private, and copied at the end.
+    task.outputs.push(matching("/work/[ab]", "/work", "/mnt/shared/elsewhere"));
+    assert_eq!(own_mounts(&planned(&task)), ["/work scratch", "/work/qc /mnt/shared/w/3a/qc rw"]);
+    let mut task = empty();
+    task.outputs = vec![matching("/data/out/*", "/", "/mnt/shared/all")];
+    assert_eq!(own_mounts(&planned(&task)), ["/data/out /mnt/shared/all/data/out rw"]);
+    task.outputs = vec![matching("/mnt/shared/a/*", "/mnt/shared/a", "/mnt/shared/a/b")];
+    assert!(refused(&task).contains("outputs[0].url: must not lie within the path"));
+    task.outputs = vec![matching("/*/x", "/", "/mnt/shared/a")];
+    assert!(refused(&task).contains("outputs[0].path: must not be the root directory"));
 }
 
 #[test]
@@ -378,7 +412,7 @@ fn refuses_and_names_every_field() {
     }
     task.inputs.push(input("/opt/tool/data", "/mnt/shared/x"));
     task.outputs = vec![
-        output("/work/*.bam", "/mnt/shared/w"),
+        matching("/work/*.bam", "/other", "/mnt/shared/w"),
         output("/work/a", "/mnt/shared2/a"),
         output("/work/b", "s3://bucket/b"),
         output("/work/c", "/mnt/shared/../etc/c"),
@@ -394,7 +428,7 @@ fn refuses_and_names_every_field() {
         assert!(text.contains(&format!("inputs[{index}].path: ")), "{index}: {text}");
     }
     for field in [
-        "outputs[0].path: wildcards",
+        "outputs[0].path_prefix: must be a directory above the wildcards",
         "outputs[1].url: /mnt/shared2/a lies on no storage",
         "outputs[2].url: the scheme 's3'",
         "outputs[3].url: must not contain '..'",
