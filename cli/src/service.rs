@@ -54,6 +54,18 @@ pub(crate) struct CoordinatorArgs {
     /// Allow listeners that others can reach, although anybody who reaches them may do anything
     #[arg(long, env = "TEAMSTER_INSECURE_OPEN", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     insecure_open: Option<bool>,
+    /// Image of tasks in the short form, which name none
+    #[arg(long, env = "TEAMSTER_DEFAULT_IMAGE", value_name = "IMAGE")]
+    default_image: Option<String>,
+    /// Make no second task of Cromwell's request when it comes again within ten minutes
+    #[arg(long, env = "TEAMSTER_DEDUPLICATE_CROMWELL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    deduplicate_cromwell: Option<bool>,
+    /// Who runs this service, for service-info
+    #[arg(long, env = "TEAMSTER_ORGANIZATION_NAME", value_name = "NAME")]
+    organization_name: Option<String>,
+    /// Their web page, for service-info
+    #[arg(long, env = "TEAMSTER_ORGANIZATION_URL", value_name = "URL")]
+    organization_url: Option<String>,
     /// How long an attempt may go on without its agent being heard
     #[arg(long, env = "TEAMSTER_LEASE", value_name = "TIME")]
     lease: Option<Period>,
@@ -145,6 +157,10 @@ impl CoordinatorArgs {
             config.grpc => self.grpc,
             config.agents => self.agents,
             config.insecure_open => self.insecure_open,
+            config.default_image => self.default_image.clone().map(Some),
+            config.deduplicate_cromwell => self.deduplicate_cromwell,
+            config.organization_name => self.organization_name.clone(),
+            config.organization_url => self.organization_url.clone(),
             config.lease => self.lease,
             config.preemptible_lease => self.preemptible_lease,
             config.lease_margin => self.lease_margin,

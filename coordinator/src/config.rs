@@ -23,6 +23,14 @@ pub struct Config {
     pub insecure_open: bool,
     /// Paths of shared storage that agents may offer; input and output URLs must lie below one of them.
     pub storage: Vec<AbsolutePath>,
+    /// The image of tasks in the short form, which name none; without it they are refused.
+    pub default_image: Option<String>,
+    /// Whether Cromwell's request, sent again within ten minutes, makes no second task.
+    pub deduplicate_cromwell: bool,
+    /// Who runs this service, for service-info.
+    pub organization_name: String,
+    /// Their web page.
+    pub organization_url: String,
     /// How long an attempt may go on without its agent being heard.
     pub lease: Period,
     /// The same for tasks that say `preemptible`.
@@ -56,6 +64,11 @@ impl Default for Config {
             agents: SocketAddr::from(([127, 0, 0, 1], 8002)),
             insecure_open: false,
             storage: Vec::new(),
+            default_image: None,
+            deduplicate_cromwell: false,
+            organization_name: "Teamster cluster".to_owned(),
+            // Required by the specification, and this name can belong to nobody.
+            organization_url: "http://teamster.invalid".to_owned(),
             lease: Period(Duration::from_secs(60 * 60)),
             preemptible_lease: Period(Duration::from_secs(2 * 60)),
             lease_margin: Period(Duration::from_secs(2 * 60)),
@@ -123,6 +136,22 @@ impl Config {
                 });
             }
         }
+        if self
+            .default_image
+            .as_ref()
+            .is_some_and(|image| image.is_empty() || image.contains(char::is_whitespace))
+        {
+            return refuse("default_image", "must be the name of an image");
+        }
+        let url = &self.organization_url;
+        let is_web =
+            url.strip_prefix("https://").or(url.strip_prefix("http://")).is_some_and(|rest| !rest.is_empty());
+        if !is_web || url.contains(char::is_whitespace) {
+            return refuse("organization_url", "must begin with https:// or http://");
+        }
+        if self.organization_name.trim().is_empty() {
+            return refuse("organization_name", "must not be empty");
+        }
         if self.max_attempts == 0 {
             return refuse("max_attempts", "must be at least 1");
         }
@@ -149,6 +178,18 @@ mod tests {
             config.insecure_open = true;
             config.check().unwrap();
         }
+    }
+
+    #[test]
+    fn clients_must_be_able_to_read_the_organization() {
+        for text in
+            ["organization_url = 'example.org'", "organization_url = 'https://'", "organization_name = ' '"]
+        {
+            assert!(toml::from_str::<Config>(text).unwrap().check().is_err(), "{text}");
+        }
+        assert!(toml::from_str::<Config>("default_image = ''").unwrap().check().is_err());
+        let text = "organization_url = 'https://example.org/'\ndefault_image = 'busybox'";
+        toml::from_str::<Config>(text).unwrap().check().unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tonic::{Code, Status};
 
-use crate::controller::Stopped;
+use crate::controller::{KeyReused, Stopped, SubmitError};
 use crate::store::StoreError;
 
 /// A gRPC message travels in a header, where every odd byte takes three, and clients refuse headers of more
@@ -31,6 +31,9 @@ pub(super) enum ApiError {
     /// A web page of another site sent it through its visitor's browser.
     #[error("requests from web pages of other sites are refused")]
     OtherSite,
+    /// The request bears the name of another one.
+    #[error(transparent)]
+    KeyReused(KeyReused),
     /// No such task, or not the caller's.
     #[error("there is no task '{0}'")]
     NoSuchTask(String),
@@ -59,6 +62,7 @@ impl ApiError {
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded),
             Self::OtherSite => (StatusCode::FORBIDDEN, Code::PermissionDenied),
+            Self::KeyReused(_) => (StatusCode::CONFLICT, Code::AlreadyExists),
             Self::NoSuchTask(_) => (StatusCode::NOT_FOUND, Code::NotFound),
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, Code::Unimplemented),
             Self::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::DataLoss),
@@ -94,6 +98,15 @@ impl From<ApiError> for Status {
 impl From<Stopped> for ApiError {
     fn from(_: Stopped) -> Self {
         Self::Passing
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Stopped(_) => Self::Passing,
+            SubmitError::KeyReused(reused) => Self::KeyReused(reused),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub use serve::serve;
 use super::error::ApiError;
 use super::request::{self, BODY_BYTES_MAX};
 use super::tasks::{self, LARGE_BODY_BYTES};
-use super::{Api, list};
+use super::{Api, list, once};
 
 /// What serves the calls.
 struct Service {
@@ -55,16 +55,24 @@ impl TaskService for Service {
         &self,
         request: Request<wire::CreateTaskRequest>,
     ) -> Result<Response<wire::CreateTaskResponse>, Status> {
-        let task = request.into_inner().task.unwrap_or_default();
-        let (api, is_large) = (self.api.clone(), task.encoded_len() > LARGE_BODY_BYTES);
-        let check = move || request::check(ask::task(task), &api.state.config.storage);
-        let spec = if is_large {
-            // It fails only by a panic or because the runtime is going down.
-            tokio::task::spawn_blocking(check).await.map_err(|_| ApiError::Passing)??
-        } else {
-            check()?
+        let (metadata, _, message) = request.into_parts();
+        let key = once::key(&metadata.into_headers())?;
+        let task = message.task.unwrap_or_default();
+        let (config, is_large) = (self.api.state.config.clone(), task.encoded_len() > LARGE_BODY_BYTES);
+        let read = move || -> Result<_, ApiError> {
+            let request = request::check(ask::task(task), &config)?;
+            // The same task may be encoded in many ways: what was understood is what is compared.
+            let body = serde_json::to_vec(&request.spec).expect("a spec has text keys only");
+            let once = once::once(key, &request.spec, &body, &config);
+            Ok((request, once))
         };
-        let id = tasks::submit(&self.api, spec).await?;
+        let (request, once) = if is_large {
+            // It fails only by a panic or because the runtime is going down.
+            tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::Passing)??
+        } else {
+            read()?
+        };
+        let id = tasks::submit(&self.api, request, once).await?;
         Ok(Response::new(wire::CreateTaskResponse { id: id.to_string() }))
     }
 

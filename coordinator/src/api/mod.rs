@@ -6,6 +6,7 @@
 //! a 5xx for a passing cause, because the widely used ones give a task up at the first: the request is held,
 //! or the connection is dropped.
 
+mod backend_parameters;
 mod caller;
 mod error;
 mod fields;
@@ -13,6 +14,7 @@ mod grpc;
 mod list;
 mod logs;
 mod nodes;
+mod once;
 mod origin;
 mod request;
 mod response;
@@ -22,6 +24,8 @@ mod tasks;
 
 #[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod once_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]

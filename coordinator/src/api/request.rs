@@ -9,8 +9,10 @@ use teamster_values::{
     AbsolutePath, PathPattern, StorageUrlError, has_wildcards, parse_storage_url, without_escapes,
 };
 
+use super::backend_parameters::{self, BACKEND_PARAMETERS};
 use super::error::ApiError;
 use super::fields::{Errors, Object};
+use crate::config::Config;
 use crate::spec::{Executor, FileType, Input, Output, Resources, TaskSpec};
 
 /// The largest body. Engines that gather thousands of files in one task send several megabytes.
@@ -35,11 +37,23 @@ const CPU_CORES_MAX: f64 = 1e6;
 /// Sums of such sizes in bytes must not leave 64 bits.
 const SIZE_GIB_MAX: f64 = 1e9;
 
+/// Name of the short form's command. Other systems' documents show it, TES does not know it.
+const SHORT_FORM: &str = "commandLine";
+
 /// Trees that the kernel provides: nothing is ever put there.
 const KERNEL_TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// The task in `body`. URLs must lie below one of `storage`.
-pub(super) fn parse(body: &[u8], storage: &[AbsolutePath]) -> Result<TaskSpec, ApiError> {
+/// What was submitted, checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// A task that can be run.
+    pub(super) spec: TaskSpec,
+    /// What was left out of it, for its system log.
+    pub(super) notes: Vec<String>,
+}
+
+/// The task in `body`.
+pub(super) fn parse(body: &[u8], config: &Config) -> Result<Checked, ApiError> {
     if has_too_many_values(body) {
         return Err(ApiError::Invalid(format!("the body must not hold more than {JSON_VALUES_MAX} values")));
     }
@@ -48,15 +62,16 @@ pub(super) fn parse(body: &[u8], storage: &[AbsolutePath]) -> Result<TaskSpec, A
     if !value.is_object() {
         return Err(ApiError::Invalid("the body must be a JSON object that describes a task".to_owned()));
     }
-    check(value, storage)
+    check(value, config)
 }
 
 /// The task in `value`, however it came in.
-pub(super) fn check(value: Value, storage: &[AbsolutePath]) -> Result<TaskSpec, ApiError> {
-    let mut errors = Errors::default();
-    let spec = Object::new(String::new(), value, &mut errors).map(|mut object| task(&mut object, storage));
+pub(super) fn check(value: Value, config: &Config) -> Result<Checked, ApiError> {
+    let (mut errors, mut notes) = (Errors::default(), Vec::new());
+    let spec = Object::new(String::new(), value, &mut errors)
+        .map(|mut object| task(&mut object, config, &mut notes));
     match (errors.into_text(), spec) {
-        (None, Some(spec)) => Ok(spec),
+        (None, Some(spec)) => Ok(Checked { spec, notes }),
         (text, _) => Err(ApiError::Invalid(text.unwrap_or_default())),
     }
 }
@@ -77,16 +92,17 @@ fn has_too_many_values(body: &[u8]) -> bool {
 }
 
 /// `tesTask`. `id`, `state`, `logs` and `creation_time` are the server's own: what is sent is ignored.
-fn task(object: &mut Object<'_>, storage: &[AbsolutePath]) -> TaskSpec {
+fn task(object: &mut Object<'_>, config: &Config, notes: &mut Vec<String>) -> TaskSpec {
+    let storage = &config.storage;
     let spec = TaskSpec {
         name: object.text("name", NAME_BYTES_MAX),
         description: object.text("description", DESCRIPTION_BYTES_MAX),
         inputs: object.objects("inputs", FILES_MAX, |object| input(object, storage)),
         outputs: object.objects("outputs", FILES_MAX, |object| output(object, storage)),
-        resources: object.object("resources", resources),
+        resources: object.object("resources", |object| resources(object, notes)),
         volumes: object.texts("volumes", ELEMENTS_MAX, PATH_BYTES_MAX),
         tags: object.map("tags", TAGS_BYTES_MAX),
-        executors: executors(object),
+        executors: executors(object, config.default_image.as_deref()),
     };
     for (index, volume) in spec.volumes.iter().enumerate() {
         check_container_path(object, &format!("volumes[{index}]"), volume);
@@ -97,7 +113,18 @@ fn task(object: &mut Object<'_>, storage: &[AbsolutePath]) -> TaskSpec {
     spec
 }
 
-fn executors(object: &mut Object<'_>) -> Vec<Executor> {
+/// `executors`, or the short form of a task: one command, for the image that the operator chose.
+fn executors(object: &mut Object<'_>, default_image: Option<&str>) -> Vec<Executor> {
+    if object.is_absent("executors") && !object.is_absent(SHORT_FORM) {
+        let Some(image) = default_image else {
+            let reason = "needs an image, and `default_image` is not set in the coordinator's configuration; \
+                          give `executors` instead";
+            object.refuse(SHORT_FORM, reason);
+            return Vec::new();
+        };
+        let command = command(object, SHORT_FORM);
+        return vec![Executor { image: image.to_owned(), command, ..Executor::default() }];
+    }
     object.require_elements("executors");
     object.objects("executors", EXECUTORS_MAX, executor)
 }
@@ -108,11 +135,7 @@ fn executor(object: &mut Object<'_>) -> Option<Executor> {
     if image.as_deref().is_some_and(|image| image.contains(char::is_whitespace)) {
         object.refuse("image", "must not contain white space");
     }
-    object.require_elements("command");
-    let command = object.texts("command", ELEMENTS_MAX, ARGUMENT_BYTES_MAX);
-    if command.first().is_some_and(String::is_empty) {
-        object.refuse("command[0]", "must not be empty");
-    }
+    let command = command(object, "command");
     let workdir = object.filled_text("workdir", PATH_BYTES_MAX);
     if let Some(path) = &workdir {
         // Unlike every other path it may be the root: nothing is mounted there, and engines send it.
@@ -130,6 +153,16 @@ fn executor(object: &mut Object<'_>) -> Option<Executor> {
     };
     check_environment(object, &executor);
     Some(executor)
+}
+
+/// An exact argument vector.
+fn command(object: &mut Object<'_>, name: &str) -> Vec<String> {
+    object.require_elements(name);
+    let command = object.texts(name, ELEMENTS_MAX, ARGUMENT_BYTES_MAX);
+    if command.first().is_some_and(String::is_empty) {
+        object.refuse(&format!("{name}[0]"), "must not be empty");
+    }
+    command
 }
 
 fn stream_path(object: &mut Object<'_>, name: &str) -> Option<String> {
@@ -238,26 +271,30 @@ fn file_type(object: &mut Object<'_>) -> Option<FileType> {
     None
 }
 
-/// `tesResources`. No backend parameter is supported, and by the specification unsupported ones are neither
-/// stored nor returned.
-fn resources(object: &mut Object<'_>) -> Resources {
+/// `tesResources`
+fn resources(object: &mut Object<'_>, notes: &mut Vec<String>) -> Resources {
     let parameters = object.map("backend_parameters", BODY_BYTES_MAX);
     let backend_parameters_strict = object.boolean("backend_parameters_strict");
+    let chosen = backend_parameters::choose(parameters, &BACKEND_PARAMETERS);
+    for (key, reason) in chosen.wrong {
+        object.refuse(&format!("backend_parameters[{key:?}]"), reason);
+    }
     if backend_parameters_strict == Some(true) {
-        for key in parameters.keys() {
+        for key in chosen.unsupported.iter().chain(&chosen.meaningless) {
             object.refuse(
                 &format!("backend_parameters[{key:?}]"),
                 "is not supported, and backend_parameters_strict is true",
             );
         }
     }
+    notes.extend(backend_parameters::warning(&chosen.unsupported));
     Resources {
         cpu_cores: object.number("cpu_cores", CPU_CORES_MAX),
         preemptible: object.boolean("preemptible"),
         ram_gb: object.number("ram_gb", SIZE_GIB_MAX),
         disk_gb: object.number("disk_gb", SIZE_GIB_MAX),
         zones: object.texts("zones", ELEMENTS_MAX, NAME_BYTES_MAX),
-        backend_parameters: Default::default(),
+        backend_parameters: chosen.supported,
         backend_parameters_strict,
     }
 }

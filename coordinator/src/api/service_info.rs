@@ -7,20 +7,21 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::backend_parameters::BACKEND_PARAMETERS;
 
 /// `GET /service-info`: exactly the keys of TES 1.1.0's `tesServiceInfo`, because clients refuse others.
 pub(super) async fn current(State(api): State<Arc<Api>>) -> Json<Value> {
+    let config = &api.state.config;
     Json(json!({
         // Unique per service, in reverse domain name notation.
         "id": format!("local.teamster.{}", api.state.cluster_id),
         "name": "Teamster",
         "type": { "group": "org.ga4gh", "artifact": "tes", "version": "1.1.0" },
         "description": "Runs each task as a container on a node of this cluster.",
-        // Required, but the operator has no place to name their own yet: a name that can belong to nobody.
-        "organization": { "name": "Teamster cluster", "url": "http://teamster.invalid" },
+        "organization": { "name": config.organization_name, "url": config.organization_url },
         "version": env!("CARGO_PKG_VERSION"),
         "storage": storage(&api),
-        "tesResources_backend_parameters": [],
+        "tesResources_backend_parameters": BACKEND_PARAMETERS,
     }))
 }
 

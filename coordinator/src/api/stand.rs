@@ -53,6 +53,12 @@ pub(super) fn state(data_dir: &Path, rows: &[Change]) -> ApiState {
     ApiState { controller, reader, board, config, cluster_id }
 }
 
+pub(super) async fn send(router: Router, request: Request<Body>) -> Answer {
+    let (parts, body) = router.oneshot(request).await.unwrap().into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
 impl Stand {
     pub(super) fn new() -> Self {
         Self::with(&[])
@@ -62,14 +68,16 @@ impl Stand {
     pub(super) fn with(rows: &[Change]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = state(directory.path(), rows);
+        Self::of(state, directory)
+    }
+
+    /// A stand over `state`.
+    pub(super) fn of(state: ApiState, directory: TempDir) -> Self {
         Self { router: router(state), _directory: directory }
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = to_bytes(body, usize::MAX).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, body }
+        send(self.router.clone(), request).await
     }
 
     pub(super) async fn get(&self, path: &str) -> Answer {

@@ -14,10 +14,10 @@ use teamster_values::TaskId;
 use super::Api;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::request::{self, BODY_BYTES_MAX};
+use super::once;
+use super::request::{self, BODY_BYTES_MAX, Checked};
 use super::response::{self, Reading, TaskView, View};
-use crate::controller::CancelAnswer;
-use crate::spec::TaskSpec;
+use crate::controller::{CancelAnswer, Once, Submission};
 use crate::store::{StoredTask, Want};
 
 /// How long a body may take to arrive. Engines give up after about a minute themselves.
@@ -34,7 +34,12 @@ pub(super) type Parameters = Vec<(String, String)>;
 pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /tasks`. The answer means that the task is on disk.
-pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Json<Value>, ApiError> {
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let key = once::key(&headers)?;
     // A body that does not say its size may be the largest.
     let announced_bytes = body.size_hint().upper().map_or(BODY_BYTES_MAX, |bytes| bytes as usize);
     if announced_bytes > BODY_BYTES_MAX {
@@ -43,21 +48,29 @@ pub(super) async fn create(State(api): State<Arc<Api>>, body: Body) -> Result<Js
     let room_bytes = if announced_bytes > LARGE_BODY_BYTES { announced_bytes as u32 } else { 0 };
     let _room = api.large_bodies.acquire_many(room_bytes).await.expect("the semaphore is never closed");
     let body = read_body(body).await?;
-    let spec = if body.len() > LARGE_BODY_BYTES {
-        let api = api.clone();
-        let parsed = tokio::task::spawn_blocking(move || request::parse(&body, &api.state.config.storage));
-        // It fails only by a panic or because the runtime is going down.
-        parsed.await.map_err(|_| ApiError::Passing)??
-    } else {
-        request::parse(&body, &api.state.config.storage)?
+    let is_large = body.len() > LARGE_BODY_BYTES;
+    let config = api.state.config.clone();
+    let read = move || -> Result<_, ApiError> {
+        let request = request::parse(&body, &config)?;
+        let once = once::once(key, &request.spec, &body, &config);
+        Ok((request, once))
     };
-    let id = submit(&api, spec).await?;
+    let (request, once) = if is_large {
+        // It fails only by a panic or because the runtime is going down.
+        tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::Passing)??
+    } else {
+        read()?
+    };
+    let id = submit(&api, request, once).await?;
     Ok(Json(json!({ "id": id })))
 }
 
 /// Has a valid task accepted. The answer means that it is on disk.
-pub(super) async fn submit(api: &Api, spec: TaskSpec) -> Result<TaskId, ApiError> {
-    Ok(api.state.controller.submit(Caller::anonymous().owner, Arc::new(spec)).await?)
+pub(super) async fn submit(api: &Api, request: Checked, once: Option<Once>) -> Result<TaskId, ApiError> {
+    let Checked { spec, notes } = request;
+    let owner = Caller::anonymous().owner;
+    let submission = Submission { owner, spec: Arc::new(spec), notes, once };
+    Ok(api.state.controller.submit(submission).await?)
 }
 
 /// `GET /tasks/{id}`

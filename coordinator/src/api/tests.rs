@@ -36,6 +36,7 @@ fn accepted(seq: u64, owner: &str) -> Change {
         created: Timestamp::UNIX_EPOCH,
         spec: Arc::new(spec),
         asks: Asks::default(),
+        notes: Vec::new(),
     }
 }
 

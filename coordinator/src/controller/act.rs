@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::decide::Decided;
 use super::event::{SessionId, SessionRefused, ToAgent};
-use super::{CancelAnswer, Controller};
+use super::{CancelAnswer, Controller, KeyReused};
 use crate::board::{Amount, NodeState, NodeView, View};
 use crate::cluster::{Command, Node, NodeKey, Resources, Seq};
 use crate::spec::TaskSpec;
@@ -17,7 +17,7 @@ use crate::store::StoreError;
 
 /// An answer that waits for the disk. A caller that has gone away is no concern of ours.
 pub(super) enum Reply {
-    Submitted(oneshot::Sender<TaskId>, TaskId),
+    Submitted(oneshot::Sender<Result<TaskId, KeyReused>>, Result<TaskId, KeyReused>),
     Canceled(oneshot::Sender<CancelAnswer>, CancelAnswer),
     Session(oneshot::Sender<Result<SessionId, SessionRefused>>, Result<SessionId, SessionRefused>),
 }
@@ -25,7 +25,7 @@ pub(super) enum Reply {
 impl Reply {
     fn give(self) {
         match self {
-            Self::Submitted(reply, id) => drop(reply.send(id)),
+            Self::Submitted(reply, answer) => drop(reply.send(answer)),
             Self::Canceled(reply, answer) => drop(reply.send(answer)),
             Self::Session(reply, answer) => drop(reply.send(answer)),
         }

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::act::Reply;
 use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
-use super::{CancelAnswer, Controller, Event, LiveTask, NodeHello, Session, rows};
+use super::once::Remembered;
+use super::{CancelAnswer, Controller, Event, KeyReused, LiveTask, NodeHello, Session, Submission, rows};
 use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
 use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
 use crate::spec::TaskSpec;
-use crate::store::{Asks, StoreError};
+use crate::store::{Asks, ForgottenRequest, StoreError};
 
 /// What a batch came to.
 #[derive(Default)]
@@ -24,6 +25,10 @@ pub(super) struct Decided {
     pub(super) effects: Effects,
     /// Tasks that were accepted, in order.
     pub(super) accepted: Vec<Accepted>,
+    /// Requests that are to be taken once.
+    pub(super) remembered: Remembered,
+    /// Such requests that no longer count.
+    pub(super) forgotten: Vec<ForgottenRequest>,
     /// What agents said of attempts that ended.
     pub(super) logs: HashMap<(Seq, u32), AttemptLog>,
     /// Commands about attempts that are none of this cluster's live tasks'.
@@ -43,6 +48,7 @@ pub(super) struct Accepted {
     pub(super) owner: String,
     pub(super) spec: Arc<TaskSpec>,
     pub(super) asks: Arc<Asks>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Controller {
@@ -53,7 +59,7 @@ impl Controller {
         decided: &mut Decided,
     ) -> Result<(), StoreError> {
         match event {
-            Event::Submitted { owner, spec, reply } => self.submitted(now, owner, spec, reply, decided),
+            Event::Submitted { submission, reply } => self.submitted(now, *submission, reply, decided)?,
             Event::CancelRequested { task, reply } => self.cancel_requested(now, task, reply, decided)?,
             Event::AgentConnected { agent, held, outbox, reply } => {
                 self.agent_connected(now, *agent, held, outbox, reply, decided)?;
@@ -74,6 +80,7 @@ impl Controller {
             }
             Event::Tick => {
                 self.cluster.handle(now, cluster::Event::Tick, &mut decided.effects);
+                self.sweep_requests(decided)?;
             }
         }
         Ok(())
@@ -82,11 +89,17 @@ impl Controller {
     fn submitted(
         &mut self,
         now: Millis,
-        owner: String,
-        spec: Arc<TaskSpec>,
-        reply: oneshot::Sender<TaskId>,
+        submission: Submission,
+        reply: oneshot::Sender<Result<TaskId, KeyReused>>,
         decided: &mut Decided,
-    ) {
+    ) -> Result<(), StoreError> {
+        let Submission { owner, spec, notes, once } = submission;
+        if let Some(once) = &once
+            && let Some(answer) = self.earlier(&owner, once, decided)?
+        {
+            decided.replies.push(Reply::Submitted(reply, answer));
+            return Ok(());
+        }
         let seq = self.next_seq;
         self.next_seq += 1;
         let id = TaskId::from_bytes(uuid::Uuid::now_v7().into_bytes());
@@ -95,8 +108,12 @@ impl Controller {
         self.cluster.handle(now, cluster::Event::Submitted(seq, request), &mut decided.effects);
         self.remember(seq, LiveTask { id, asks: asks.clone(), since: None });
         tracing::info!(task = %id, name = spec.name.as_deref(), "accepted");
-        decided.accepted.push(Accepted { seq, id, owner, spec, asks });
-        decided.replies.push(Reply::Submitted(reply, id));
+        if let Some(once) = once {
+            self.note(&owner, once, id, decided);
+        }
+        decided.accepted.push(Accepted { seq, id, owner, spec, asks, notes });
+        decided.replies.push(Reply::Submitted(reply, Ok(id)));
+        Ok(())
     }
 
     fn cancel_requested(

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use teamster_values::TaskId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::CancelAnswer;
+use super::{CancelAnswer, KeyReused, Once};
 use crate::attempt_log::AttemptLog;
 use crate::board::{Amount, StorageView};
 use crate::cluster::Ending;
@@ -20,12 +20,10 @@ use crate::spec::TaskSpec;
 pub enum Event {
     /// A valid task came in.
     Submitted {
-        /// Whose it is.
-        owner: String,
-        /// What to run.
-        spec: Arc<TaskSpec>,
+        /// What came in.
+        submission: Box<Submission>,
         /// Answered once it is on disk.
-        reply: oneshot::Sender<TaskId>,
+        reply: oneshot::Sender<Result<TaskId, KeyReused>>,
     },
     /// Somebody wants a task to end.
     CancelRequested {
@@ -67,6 +65,19 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+}
+
+/// A task as it is handed in.
+#[derive(Debug)]
+pub struct Submission {
+    /// Whose it is.
+    pub owner: String,
+    /// What to run.
+    pub spec: Arc<TaskSpec>,
+    /// What was left out of what was submitted, for the task's system log.
+    pub notes: Vec<String>,
+    /// How the request is known when it comes again; nothing where each counts for itself.
+    pub once: Option<Once>,
 }
 
 /// A session, counted from the start of this process.

@@ -1,12 +1,9 @@
 //! How the rest of the coordinator speaks to the controller.
 
-use std::sync::Arc;
-
 use teamster_values::TaskId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Event;
-use crate::spec::TaskSpec;
+use super::{Event, KeyReused, Submission};
 
 /// A way to the controller's inbox. Waits while the inbox is full: callers feel the pressure, memory does not.
 #[derive(Debug, Clone)]
@@ -18,6 +15,17 @@ pub struct Handle {
 #[derive(Debug, thiserror::Error)]
 #[error("the coordinator is stopping")]
 pub struct Stopped;
+
+/// Why a task is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The controller has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The request has the name of another one.
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
+}
 
 /// What became of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +41,11 @@ impl Handle {
         Self { inbox }
     }
 
-    /// Accepts a task for `owner`. The answer means that it is on disk.
-    pub async fn submit(&self, owner: String, spec: Arc<TaskSpec>) -> Result<TaskId, Stopped> {
-        self.ask(|reply| Event::Submitted { owner, spec, reply }).await
+    /// Accepts a task. The answer means that it is on disk; it is that of an earlier request where this one
+    /// came before.
+    pub async fn submit(&self, submission: Submission) -> Result<TaskId, SubmitError> {
+        let submission = Box::new(submission);
+        Ok(self.ask(|reply| Event::Submitted { submission, reply }).await??)
     }
 
     /// Cancels a task. The answer means that the wish is on disk.

@@ -6,6 +6,7 @@ mod act;
 mod decide;
 mod event;
 mod handle;
+mod once;
 mod rows;
 mod words;
 
@@ -18,8 +19,10 @@ use jiff::Timestamp;
 use teamster_values::TaskId;
 use tokio::sync::mpsc;
 
+pub use event::Submission;
 pub use event::{AgentHello, Event, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
-pub use handle::{CancelAnswer, Handle, Stopped};
+pub use handle::{CancelAnswer, Handle, Stopped, SubmitError};
+pub use once::{KeyReused, Once};
 
 use crate::board::{Board, Progress};
 use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};

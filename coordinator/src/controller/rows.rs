@@ -25,8 +25,14 @@ impl Controller {
                 created: wall,
                 spec: accepted.spec.clone(),
                 asks: accepted.asks.as_ref().clone(),
+                notes: accepted.notes.clone(),
             });
         }
+        for ((owner, key), request) in std::mem::take(&mut decided.remembered) {
+            changes.push(Change::Remembered { owner, key, request });
+        }
+        let forgotten = std::mem::take(&mut decided.forgotten).into_iter();
+        changes.extend(forgotten.map(|request| Change::RequestForgotten { request }));
         for end in &decided.effects.ended {
             let reported = decided.logs.remove(&(end.seq, end.placement.attempt));
             let log = self.attempt_log(end, reported, wall, decided.effects.changed.get(&end.seq));

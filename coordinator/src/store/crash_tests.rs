@@ -35,6 +35,7 @@ fn step(seq: u64, padding_bytes: usize) -> Vec<Change> {
         created,
         spec,
         asks: Asks::default(),
+        notes: Vec::new(),
     }];
     if seq > 1 {
         let log = AttemptLog { system_logs: vec![seq.to_string()], ..AttemptLog::default() };

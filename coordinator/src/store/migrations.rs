@@ -6,7 +6,8 @@ use redb::{ReadableTable, WriteTransaction};
 use super::StoreError;
 use super::open::Shared;
 use super::tables::{
-    ATTEMPTS, CLUSTER_ID, FINALS, FINALS_BY_STATE, HEADS, IDS, LIVE, META, SCHEMA_VERSION, SPECS, TERM,
+    ATTEMPTS, CLUSTER_ID, FINALS, FINALS_BY_STATE, HEADS, IDS, LIVE, META, REQUESTS, REQUESTS_BY_END,
+    SCHEMA_VERSION, SPECS, TERM,
 };
 
 /// The layout that this program writes.
@@ -89,5 +90,7 @@ fn write_meta(transaction: &WriteTransaction, cluster_id: &str, term: u64) -> Re
     transaction.open_table(FINALS)?;
     transaction.open_table(FINALS_BY_STATE)?;
     transaction.open_table(ATTEMPTS)?;
+    transaction.open_table(REQUESTS)?;
+    transaction.open_table(REQUESTS_BY_END)?;
     Ok(())
 }

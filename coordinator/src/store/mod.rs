@@ -9,6 +9,7 @@ mod open;
 mod page;
 mod reader;
 mod record;
+mod requests;
 mod tables;
 mod writer;
 
@@ -17,6 +18,7 @@ pub use open::{Opened, open};
 pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};
 pub use record::{Asks, FinalRow, FinalState, Head, LiveRow, LiveState, Shown};
+pub use requests::{ForgottenRequest, RememberedRequest};
 pub use writer::{Change, Writer};
 
 #[cfg(test)]

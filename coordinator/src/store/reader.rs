@@ -126,7 +126,7 @@ impl Reader {
         page::read(&self.snapshot()?, query)
     }
 
-    fn snapshot(&self) -> Result<Snapshot<'_>, StoreError> {
+    pub(super) fn snapshot(&self) -> Result<Snapshot<'_>, StoreError> {
         let begun = self.shared.database.begin_read();
         let transaction = begun.map_err(|error| StoreError::from_redb(&self.shared.path, error))?;
         Ok(Snapshot { shared: &self.shared, transaction })

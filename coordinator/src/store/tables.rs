@@ -38,3 +38,11 @@ pub(super) const FINALS_BY_STATE: TableDefinition<'_, (u8, u64), ()> =
 /// What each ended attempt left behind, by sequence number and attempt; never changes.
 /// Form: `record::AttemptLog`.
 pub(super) const ATTEMPTS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("attempts");
+
+/// Requests that are taken once, by owner and name. Form: `requests::RememberedRequest`. A program that does
+/// not know this table leaves it alone, so it needs no version of the layout of its own.
+pub(super) const REQUESTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("requests");
+
+/// The same by the second until which they count, owner and name, so that the old ones are found at once.
+pub(super) const REQUESTS_BY_END: TableDefinition<'_, (u64, &str, &str), ()> =
+    TableDefinition::new("requests_by_end");

@@ -28,6 +28,7 @@ fn accepted(seq: u64, name: &str) -> Change {
         created: Timestamp::UNIX_EPOCH,
         spec: Arc::new(spec),
         asks: Asks::default(),
+        notes: Vec::new(),
     }
 }
 

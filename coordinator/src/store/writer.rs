@@ -9,6 +9,7 @@ use teamster_values::TaskId;
 use super::StoreError;
 use super::open::Shared;
 use super::record::{self, Asks, FinalRow, FinalState, Head, LiveRow};
+use super::requests::{self, ForgottenRequest, RememberedRequest};
 use super::tables::{ATTEMPTS, FINALS, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
 use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
@@ -36,12 +37,14 @@ pub enum Change {
         spec: Arc<TaskSpec>,
         /// What the scheduler must know of it.
         asks: Asks,
+        /// What was left out of what was submitted; it stays with the task.
+        notes: Vec<String>,
     },
     /// Where a task stands.
     Live {
         /// Which task.
         seq: u64,
-        /// Its new row.
+        /// Its new row; its notes are added to those that are there.
         row: LiveRow,
     },
     /// An attempt ended.
@@ -59,6 +62,20 @@ pub enum Change {
         seq: u64,
         /// How.
         state: FinalState,
+    },
+    /// A request was taken that is to be taken once.
+    Remembered {
+        /// Whose it is.
+        owner: String,
+        /// Its name.
+        key: String,
+        /// What came of it.
+        request: RememberedRequest,
+    },
+    /// Such a request no longer counts.
+    RequestForgotten {
+        /// Which one.
+        request: ForgottenRequest,
     },
 }
 
@@ -121,7 +138,13 @@ fn apply(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), Failu
         if let Change::Accepted { seq, .. } = change {
             last_accepted = last_accepted.max(Some(*seq));
         }
-        rows.apply(change)?;
+        match change {
+            Change::Remembered { owner, key, request } => {
+                requests::remember(transaction, owner, key, request)?;
+            }
+            Change::RequestForgotten { request } => requests::forget(transaction, request)?,
+            change => rows.apply(change)?,
+        }
     }
     if let Some(seq) = last_accepted {
         transaction.open_table(META)?.insert(LAST_SEQ, seq.to_be_bytes().as_slice())?;
@@ -142,7 +165,7 @@ struct Rows<'t> {
 impl Rows<'_> {
     fn apply(&mut self, change: &Change) -> Result<(), Failure> {
         match change {
-            Change::Accepted { seq, id, owner, created, spec, asks } => {
+            Change::Accepted { seq, id, owner, created, spec, asks, notes } => {
                 let head = Head {
                     id: *id,
                     name: spec.name.clone(),
@@ -153,11 +176,14 @@ impl Rows<'_> {
                 self.heads.insert(seq, record::encode(&head).as_slice())?;
                 self.specs.insert(seq, record::encode(spec.as_ref()).as_slice())?;
                 self.ids.insert(id.as_bytes(), seq)?;
-                self.live.insert(seq, record::encode_live(id, &LiveRow::queued(asks.clone())).as_slice())?;
+                let row = LiveRow { notes: notes.clone(), ..LiveRow::queued(asks.clone()) };
+                self.live.insert(seq, record::encode_live(id, &row).as_slice())?;
             }
             Change::Live { seq, row } => {
-                let (id, _) = self.live_row(*seq)?;
-                self.live.insert(seq, record::encode_live(&id, row).as_slice())?;
+                let (id, LiveRow { mut notes, .. }) = self.live_row(*seq)?;
+                notes.extend_from_slice(&row.notes);
+                let row = LiveRow { notes, ..row.clone() };
+                self.live.insert(seq, record::encode_live(&id, &row).as_slice())?;
             }
             Change::AttemptEnded { seq, attempt, log } => {
                 self.attempts.insert((*seq, *attempt), record::encode(log).as_slice())?;
@@ -169,6 +195,8 @@ impl Rows<'_> {
                 self.finals.insert(seq, record::encode(&row).as_slice())?;
                 self.finals_by_state.insert((*state as u8, *seq), ())?;
             }
+            // Rare, so their tables are opened only for them.
+            Change::Remembered { .. } | Change::RequestForgotten { .. } => {}
         }
         Ok(())
     }
