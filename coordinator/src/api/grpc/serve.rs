@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use teamster_proto::tes::v1 as wire;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
@@ -34,6 +35,17 @@ const CALLS_PER_CONNECTION_MAX: u32 = 1024;
 /// say so in time: a watcher's machine may be gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long is waited for others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the first call on a connection. One that says nothing, or half of a greeting, is no client.
+    pub(super) first_call: Duration,
+    /// For calls under way after the order to stop.
+    pub(super) finish: Duration,
+}
+
+const PATIENCE: Patience = Patience { first_call: Duration::from_secs(75), finish: FINISH_TIMEOUT };
 
 /// Where hyper runs the calls of a connection.
 #[derive(Clone)]
@@ -54,6 +66,15 @@ where
 /// Serves the gRPC API on `listener` until `shutdown`, then lets calls under way end within 10 seconds;
 /// watches are ended at once.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
+    serve_with(PATIENCE, listener, state, shutdown).await
+}
+
+pub(super) async fn serve_with(
+    patience: Patience,
+    listener: TcpListener,
+    state: ApiState,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let api = Api::new(state);
     let (routes, health) = super::routes(api.clone(), shutdown.clone());
     let router = routes.prepare().into_axum_router().layer(from_fn_with_state(api, intake::bounded));
@@ -62,13 +83,16 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
     health.set_service_status(wire::task_service_server::SERVICE_NAME, ServingStatus::Serving).await;
     // Cancel safe: a connection that is accepted is spawned in the same step.
     while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        let connection = connection(stream, slot, router.clone(), shutdown.clone(), calls.clone());
-        calls.tracker.spawn(connection);
+        let connection = connection(stream, router.clone(), shutdown.clone(), calls.clone(), patience);
+        calls.tracker.spawn(async move {
+            connection.await;
+            drop(slot);
+        });
     }
     drop(listener);
     end_health(health).await;
     calls.tracker.close();
-    if tokio::time::timeout(FINISH_TIMEOUT, calls.tracker.wait()).await.is_err() {
+    if tokio::time::timeout(patience.finish, calls.tracker.wait()).await.is_err() {
         calls.cut.cancel();
         calls.tracker.wait().await;
     }
@@ -86,17 +110,22 @@ async fn end_health(mut health: HealthReporter) {
 /// One connection from its first call to its end.
 async fn connection(
     stream: TcpStream,
-    _slot: OwnedSemaphorePermit,
     router: Router,
     shutdown: CancellationToken,
     calls: Calls,
+    patience: Patience,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "failed to set up a connection");
         return;
     }
     let cut = calls.cut.clone();
-    let service = service_fn(move |request: Request<_>| router.clone().oneshot(request.map(Body::new)));
+    let is_client = Arc::new(AtomicBool::new(false));
+    let called = is_client.clone();
+    let service = service_fn(move |request: Request<_>| {
+        called.store(true, Ordering::Relaxed);
+        router.clone().oneshot(request.map(Body::new))
+    });
     let connection = http2::Builder::new(calls)
         .timer(TokioTimer::new())
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
@@ -104,13 +133,25 @@ async fn connection(
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let mut is_stopping = false;
+    let mut first_call = pin!(tokio::time::sleep(patience.first_call));
+    let (mut is_stopping, mut is_new) = (false, true);
     let ended = loop {
         // Cancel safe: the connection is polled on after the other branch, never dropped half-way.
         tokio::select! {
             ended = connection.as_mut() => break ended,
+            // A greeting that is half said cannot be ended gracefully, so before the first call neither is
+            // anything else.
+            () = first_call.as_mut(), if is_new => {
+                is_new = false;
+                if !is_client.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
             () = shutdown.cancelled(), if !is_stopping => {
                 is_stopping = true;
+                if !is_client.load(Ordering::Relaxed) {
+                    return;
+                }
                 connection.as_mut().graceful_shutdown();
             }
             () = cut.cancelled() => return,
