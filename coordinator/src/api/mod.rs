@@ -25,6 +25,8 @@ mod tasks;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod once_tests;
 #[cfg(test)]
 mod request_tests;

@@ -37,13 +37,24 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves the API on `listener` until `shutdown`, then lets requests under way end within 10 seconds.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
+    serve_patiently(listener, state, shutdown, NEXT_REQUEST_TIMEOUT).await
+}
+
+/// The same, with another time for the head of a request.
+pub(super) async fn serve_patiently(
+    listener: TcpListener,
+    state: ApiState,
+    shutdown: CancellationToken,
+    next_request_timeout: Duration,
+) -> io::Result<()> {
     let router = router(state);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     // Cancel safe: a connection that is accepted is spawned in the same step.
     while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        connections.spawn(connection(stream, slot, router.clone(), shutdown.clone(), cut.clone()));
+        let (router, shutdown, cut) = (router.clone(), shutdown.clone(), cut.clone());
+        connections.spawn(connection(stream, slot, router, shutdown, cut, next_request_timeout));
     }
     drop(listener);
     connections.close();
@@ -77,6 +88,7 @@ async fn connection(
     router: Router,
     shutdown: CancellationToken,
     cut: CancellationToken,
+    next_request_timeout: Duration,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "failed to set up a connection");
@@ -85,7 +97,7 @@ async fn connection(
     let service = service_fn(move |request| answer(router.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(NEXT_REQUEST_TIMEOUT)
+        .header_read_timeout(next_request_timeout)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut is_stopping = false;
