@@ -231,3 +231,19 @@ async fn lists_are_those_of_rest() {
     assert_eq!(named.len(), 1);
     assert_eq!((named[0].id.as_str(), &named[0].name), (ids[3].as_str(), &None), "MINIMAL is the default");
 }
+
+#[tokio::test]
+async fn a_named_request_is_taken_once() {
+    let mut stand = Stand::new().await;
+    let create = async |stand: &mut Stand, name: &str| {
+        let tags = (0..20).map(|number| (format!("t{number}"), "x".to_owned())).collect();
+        let task = wire::Task { name: Some(name.into()), tags, ..small_task() };
+        let mut request = tonic::Request::new(wire::CreateTaskRequest { task: Some(task) });
+        request.metadata_mut().insert("idempotency-key", "k".parse().unwrap());
+        stand.client.create_task(request).await.map(|answer| answer.into_inner().id)
+    };
+    let first = create(&mut stand, "a").await.unwrap();
+    assert_eq!(create(&mut stand, "a").await.unwrap(), first);
+    assert_eq!(create(&mut stand, "b").await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(stand.list(wire::ListTasksRequest::default()).await.unwrap().tasks.len(), 1);
+}
