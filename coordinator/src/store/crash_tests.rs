@@ -107,6 +107,8 @@ fn kill_loses_nothing() {
 fn a_full_disk_fails_one_commit_and_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(directory.path().join("disk"), "size=8m") else { return };
+    let ballast = disk.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
     let Opened { mut writer, reader, .. } = open(&disk.0).unwrap();
     let mut acknowledged = 0;
     let error = loop {
@@ -124,9 +126,13 @@ fn a_full_disk_fails_one_commit_and_loses_nothing() {
     check(&reader, acknowledged);
     drop((writer, reader));
 
-    let Opened { mut writer, reader, .. } = open(&disk.0).unwrap();
+    let Opened { writer, reader, .. } = open(&disk.0).unwrap();
     check(&reader, acknowledged);
     let acknowledged = reader.next_seq().unwrap() - 1;
+    drop((writer, reader));
+    // A little room is all that it takes to go on.
+    std::fs::remove_file(ballast).unwrap();
+    let Opened { mut writer, reader, .. } = open(&disk.0).unwrap();
     writer.commit(&step(acknowledged + 1, 1)).unwrap();
     check(&reader, acknowledged + 1);
     drop((writer, reader));

@@ -1,23 +1,25 @@
 //! The version of the layout of the tables, and the steps from each older one. A database of a newer
 //! program is refused and left as it is.
 
+use jiff::Timestamp;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
 use super::open::Shared;
 use super::tables::{
-    ATTEMPTS, CLUSTER_ID, FINALS, FINALS_BY_STATE, HEADS, IDS, LIVE, META, REQUESTS, REQUESTS_BY_END,
-    SCHEMA_VERSION, SPECS, TERM,
+    ATTEMPTS, CLUSTER_ID, FINALS, FINALS_BY_END, FINALS_BY_STATE, HEADS, IDS, LIVE, META, REQUESTS,
+    REQUESTS_BY_END, SCHEMA_VERSION, SPECS, TERM,
 };
+use super::writer;
 
 /// The layout that this program writes.
-pub(super) const CURRENT: u32 = 1;
+pub(super) const CURRENT: u32 = 2;
 
 /// One step: takes a database of version `i + 1` (its place in [`STEPS`]) to the next.
 type Step = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
 /// Step `i` leads from version `i + 1` to `i + 2`; there are always `CURRENT - 1` of them.
-const STEPS: [Step; CURRENT as usize - 1] = [];
+const STEPS: [Step; CURRENT as usize - 1] = [index_ends];
 
 /// What a database says of itself after it was brought up to date.
 pub(super) struct Identity {
@@ -92,5 +94,19 @@ fn write_meta(transaction: &WriteTransaction, cluster_id: &str, term: u64) -> Re
     transaction.open_table(ATTEMPTS)?;
     transaction.open_table(REQUESTS)?;
     transaction.open_table(REQUESTS_BY_END)?;
+    transaction.open_table(FINALS_BY_END)?;
+    Ok(())
+}
+
+/// 1 to 2: tasks that ended before the index of ends existed count as ended now. They are kept longer than
+/// they would have been, never shorter.
+fn index_ends(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let now_millis = writer::millis(Timestamp::now());
+    let finals = transaction.open_table(FINALS)?;
+    let mut by_end = transaction.open_table(FINALS_BY_END)?;
+    for entry in finals.iter()? {
+        let (seq, _) = entry?;
+        by_end.insert((now_millis, seq.value()), ())?;
+    }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};
 pub use record::{Asks, FinalRow, FinalState, Head, LiveRow, LiveState, Shown};
 pub use requests::{ForgottenRequest, RememberedRequest};
-pub use writer::{Change, Writer};
+pub use writer::{Change, Ended, Writer};
 
 #[cfg(test)]
 mod crash_tests;

@@ -11,7 +11,8 @@ use super::StoreError;
 use super::open::Shared;
 use super::page::{self, ListQuery, Page};
 use super::record::{self, FinalRow, Head, LiveRow};
-use super::tables::{ATTEMPTS, FINALS, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use super::tables::{ATTEMPTS, FINALS, FINALS_BY_END, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use super::writer::{self, Ended};
 use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
 
@@ -119,6 +120,22 @@ impl Reader {
                 Ok(u64::from_be_bytes(bytes) + 1)
             }
         }
+    }
+
+    /// At most `limit` tasks whose end was put on disk before `time`, the oldest end first. Reads only an
+    /// index, however many there are.
+    pub fn ended_before(&self, time: Timestamp, limit: usize) -> Result<Vec<Ended>, StoreError> {
+        let snapshot = self.snapshot()?;
+        let failed = |error: redb::StorageError| StoreError::from_redb(&self.shared.path, error);
+        let keys = ..(writer::millis(time), 0);
+        let index = snapshot.table(FINALS_BY_END)?;
+        let entries = index.range::<(u64, u64)>(keys).map_err(failed)?.take(limit);
+        entries
+            .map(|entry| {
+                let (end_millis, seq) = entry.map_err(failed)?.0.value();
+                Ok(Ended { seq, end_millis })
+            })
+            .collect()
     }
 
     /// The newest tasks that `query` fits, one page.

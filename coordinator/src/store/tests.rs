@@ -214,6 +214,49 @@ fn reads_schema_version_1() {
         ListQuery { state: Some(StateFilter::Final(FinalState::Canceled)), ..ListQuery::newest(9) };
     assert_eq!(seqs(&reader.list(&canceled).unwrap()), vec![3]);
     writer.commit(&[Change::Finished { seq: 2, state: FinalState::Complete }]).unwrap();
+
+    let an_hour = Duration::from_secs(3600);
+    assert_eq!(reader.ended_before(Timestamp::now() - an_hour, 9).unwrap(), vec![], "none is swept at once");
+    let ended = reader.ended_before(Timestamp::now() + an_hour, 9).unwrap();
+    assert_eq!(ended.iter().map(|ended| ended.seq).collect::<Vec<_>>(), [1, 3, 2]);
+    drop((writer, reader));
+    let reader = open(directory.path()).unwrap().reader;
+    assert_eq!(reader.ended_before(Timestamp::now() + an_hour, 9).unwrap(), ended, "one step is made once");
+}
+
+#[test]
+fn what_is_swept_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, reader, .. } = open(directory.path()).unwrap();
+    let log = || AttemptLog { system_logs: vec!["words".into()], ..AttemptLog::default() };
+    let mut changes: Vec<_> = (1..=4).map(|seq| accepted(seq, "n")).collect();
+    changes.extend((1..=2).map(|attempt| Change::AttemptEnded { seq: 2, attempt, log: log() }));
+    changes.push(Change::AttemptEnded { seq: 3, attempt: 1, log: log() });
+    writer.commit(&changes).unwrap();
+    // Not in the order of acceptance.
+    for seq in [3, 2, 1] {
+        writer.commit(&[Change::Finished { seq, state: FinalState::Complete }]).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let later = Timestamp::now() + Duration::from_secs(60);
+    let ended = reader.ended_before(later, 2).unwrap();
+    assert_eq!(ended.iter().map(|ended| ended.seq).collect::<Vec<_>>(), [3, 2], "the oldest end first");
+    writer.commit(&ended.iter().map(|ended| Change::Swept { ended: *ended }).collect::<Vec<_>>()).unwrap();
+    for seq in [2, 3] {
+        assert!(reader.task(&task_id(seq), Want::Everything).unwrap().is_none());
+        assert_eq!(reader.spec(u64::from(seq)).unwrap(), None);
+    }
+    assert_eq!(seqs(&reader.list(&ListQuery::newest(9)).unwrap()), [4, 1]);
+    let complete =
+        ListQuery { state: Some(StateFilter::Final(FinalState::Complete)), ..ListQuery::newest(9) };
+    assert_eq!(seqs(&reader.list(&complete).unwrap()), [1]);
+    assert_eq!(reader.ended_before(later, 9).unwrap().len(), 1);
+    assert!(writer.commit(&[Change::Swept { ended: ended[0] }]).is_err(), "a task is swept once");
+
+    // Numbers are never given again; here they are, to see rows that were left behind under them.
+    writer.commit(&[accepted(2, "again"), accepted(3, "again")]).unwrap();
+    let again = reader.task(&task_id(2), Want::Everything).unwrap().unwrap();
+    assert_eq!(again.attempts, vec![]);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use super::StoreError;
 use super::open::Shared;
 use super::record::{self, Asks, FinalRow, FinalState, Head, LiveRow};
 use super::requests::{self, ForgottenRequest, RememberedRequest};
-use super::tables::{ATTEMPTS, FINALS, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use super::tables::{
+    ATTEMPTS, FINALS, FINALS_BY_END, FINALS_BY_STATE, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS,
+};
 use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
 
@@ -77,6 +79,19 @@ pub enum Change {
         /// Which one.
         request: ForgottenRequest,
     },
+    /// A task that has ended was kept long enough: nothing is left of it.
+    Swept {
+        /// Which task, as [`Reader::ended_before`](super::Reader::ended_before) names it.
+        ended: Ended,
+    },
+}
+
+/// A task that has ended, by its place in the order of ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Its place in the order of acceptance.
+    pub seq: u64,
+    pub(super) end_millis: u64,
 }
 
 impl Writer {
@@ -97,6 +112,11 @@ impl Writer {
         })?;
         transaction.commit().map_err(|error| StoreError::from_redb(&self.shared.path, error))
     }
+}
+
+/// A time as an index keeps it.
+pub(super) fn millis(time: Timestamp) -> u64 {
+    time.as_millisecond().max(0) as u64
 }
 
 /// A transaction whose commit is on disk when it returns, that cannot be half there after a crash, and
@@ -131,7 +151,9 @@ fn apply(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), Failu
         live: transaction.open_table(LIVE)?,
         finals: transaction.open_table(FINALS)?,
         finals_by_state: transaction.open_table(FINALS_BY_STATE)?,
+        finals_by_end: transaction.open_table(FINALS_BY_END)?,
         attempts: transaction.open_table(ATTEMPTS)?,
+        now_millis: millis(Timestamp::now()),
     };
     let mut last_accepted = None;
     for change in changes {
@@ -159,7 +181,9 @@ struct Rows<'t> {
     live: Table<'t, u64, &'static [u8]>,
     finals: Table<'t, u64, &'static [u8]>,
     finals_by_state: Table<'t, (u8, u64), ()>,
+    finals_by_end: Table<'t, (u64, u64), ()>,
     attempts: Table<'t, (u64, u32), &'static [u8]>,
+    now_millis: u64,
 }
 
 impl Rows<'_> {
@@ -194,10 +218,31 @@ impl Rows<'_> {
                 let row = FinalRow { state: *state, notes: live.notes };
                 self.finals.insert(seq, record::encode(&row).as_slice())?;
                 self.finals_by_state.insert((*state as u8, *seq), ())?;
+                self.finals_by_end.insert((self.now_millis, *seq), ())?;
             }
             // Rare, so their tables are opened only for them.
             Change::Remembered { .. } | Change::RequestForgotten { .. } => {}
+            Change::Swept { ended } => self.sweep(*ended)?,
         }
+        Ok(())
+    }
+
+    fn sweep(&mut self, Ended { seq, end_millis }: Ended) -> Result<(), Failure> {
+        let refuse = |table, reason| Failure::Row { table, seq, reason };
+        if self.finals_by_end.remove((end_millis, seq))?.is_none() {
+            return Err(refuse("finals_by_end", "there is no task that ended then".to_owned()));
+        }
+        if let Some(bytes) = self.finals.remove(seq)? {
+            let row: FinalRow =
+                record::decode(bytes.value()).map_err(|reason| refuse("finals", reason))?;
+            self.finals_by_state.remove((row.state as u8, seq))?;
+        }
+        if let Some(bytes) = self.heads.remove(seq)? {
+            let head: Head = record::decode(bytes.value()).map_err(|reason| refuse("heads", reason))?;
+            self.ids.remove(head.id.as_bytes())?;
+        }
+        self.specs.remove(seq)?;
+        self.attempts.retain_in((seq, 0)..=(seq, u32::MAX), |_, _| false)?;
         Ok(())
     }
 
