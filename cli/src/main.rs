@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod command_line;
 mod image;
+mod limits;
 mod node;
 mod run_command;
 mod service;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogArgs, LogFormat, UsageError};
-use crate::{FINE, table};
+use crate::{FINE, limits, table};
 
 /// Where a service's configuration comes from.
 #[derive(Debug, Args)]
@@ -84,6 +84,12 @@ pub(crate) struct CoordinatorArgs {
     /// Time between two heartbeats of an agent
     #[arg(long, env = "TEAMSTER_HEARTBEAT", value_name = "TIME")]
     heartbeat: Option<Period>,
+    /// How long a task that has ended is kept
+    #[arg(long, env = "TEAMSTER_TASK_RETENTION", value_name = "TIME")]
+    task_retention: Option<Period>,
+    /// Room on the disk of the data directory below which no new task is taken
+    #[arg(long, env = "TEAMSTER_DISK_FLOOR", value_name = "SIZE")]
+    disk_floor: Option<ByteCount>,
 }
 
 /// What `agent` takes. Flags win over the environment, and both over the file.
@@ -167,6 +173,8 @@ impl CoordinatorArgs {
             config.retry_started => self.retry_started,
             config.max_attempts => self.max_attempts,
             config.heartbeat => self.heartbeat,
+            config.task_retention => self.task_retention,
+            config.disk_floor => self.disk_floor,
         }
         config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
         Ok(config)
@@ -204,6 +212,7 @@ pub(crate) fn coordinator(args: CoordinatorArgs) -> anyhow::Result<u8> {
         return show(&config);
     }
     start_log(&args.source.log)?;
+    limits::raise_open_files();
     serve(|shutdown| async move { Ok(teamster_coordinator::run(config, shutdown).await?) })
 }
 
@@ -214,6 +223,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<u8> {
         return show(&config);
     }
     start_log(&args.source.log)?;
+    limits::raise_open_files();
     serve(|shutdown| async move { Ok(teamster_agent::run(config, shutdown).await?) })
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use teamster_values::{AbsolutePath, Period};
+use teamster_values::{AbsolutePath, ByteCount, Period};
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub struct Config {
     pub max_attempts: u32,
     /// Time between two heartbeats of an agent; a session is given up after four of them in silence.
     pub heartbeat: Period,
+    /// How long a task that has ended is kept.
+    pub task_retention: Period,
+    /// Below this much room on the disk of `data_dir` no new task is taken; 0 for never.
+    pub disk_floor: ByteCount,
 }
 
 /// What happens to an attempt that is lost after its first executor had started.
@@ -75,6 +79,8 @@ impl Default for Config {
             retry_started: RetryStarted::IfPreemptible,
             max_attempts: 4,
             heartbeat: Period(Duration::from_secs(5)),
+            task_retention: Period(Duration::from_secs(30 * 24 * 60 * 60)),
+            disk_floor: ByteCount(1 << 30),
         }
     }
 }
@@ -198,5 +204,7 @@ mod tests {
         assert!(toml::from_str::<Config>("lease = 60").is_err());
         let config: Config = toml::from_str("lease = '2h'\nretry_started = 'always'").unwrap();
         assert_eq!(config.lease.0, Duration::from_secs(7200));
+        let config: Config = toml::from_str("task_retention = '30 days'\ndisk_floor = '1GiB'").unwrap();
+        assert_eq!(config, Config::default());
     }
 }

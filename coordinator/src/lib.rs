@@ -7,6 +7,8 @@ pub mod board;
 pub mod cluster;
 pub mod config;
 pub mod controller;
+pub mod disk;
+pub mod metrics;
 mod server;
 mod session;
 pub mod spec;

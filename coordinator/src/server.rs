@@ -16,6 +16,8 @@ use crate::board::Board;
 use crate::cluster::Policy;
 use crate::config::{Config, ConfigError, RetryStarted};
 use crate::controller::{self, Event, Handle, Parts};
+use crate::disk::{self, Guard};
+use crate::metrics::Metrics;
 use crate::session::{self, Sessions};
 use crate::store::{self, StoreError};
 
@@ -64,16 +66,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let http = listen("http", config.http).await?;
     let grpc = listen("grpc", config.grpc).await?;
     let agents = listen("agents", config.agents).await?;
-    let data_dir = config.data_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || store::open(&data_dir));
-    let opened = opened.await.map_err(|error| RunError::Panicked(error.to_string()))??;
     let board = Arc::new(Board::default());
+    let metrics = Metrics::new(board.clone());
+    let data_dir = config.data_dir.clone();
+    let (mut guard, room) = Guard::new(&data_dir, config.disk_floor.0, disk::HOLD, metrics.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        // First of all: opening takes room, too.
+        guard.check();
+        store::open(&data_dir).map(|opened| (opened, guard))
+    });
+    let (opened, guard) = opened.await.map_err(|error| RunError::Panicked(error.to_string()))??;
     let parts = Parts {
         writer: opened.writer,
         reader: opened.reader.clone(),
         board: board.clone(),
         policy: policy(&config),
         storages: config.storage.iter().map(AbsolutePath::to_string).collect(),
+        task_retention: config.task_retention.0,
+        room,
+        metrics: metrics.clone(),
     };
     let (controller, thread) = controller::start(parts)?;
     tracing::info!(
@@ -94,12 +105,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         controller: controller.clone(),
         reader: opened.reader,
         board,
+        metrics,
         config: Arc::new(config),
         cluster_id: opened.cluster_id,
     };
     let stop = shutdown.child_token();
     let mut parts = JoinSet::new();
     parts.spawn(tick(controller, stop.clone()));
+    parts.spawn(watch_disk(guard, stop.clone()));
     parts.spawn({
         let stop = stop.clone();
         async move { session::serve(agents, sessions, stop).await.map_err(RunError::Agents) }
@@ -161,4 +174,16 @@ async fn tick(controller: Handle, stop: CancellationToken) -> Result<(), RunErro
             }
         }
     }
+}
+
+async fn watch_disk(mut guard: Guard, stop: CancellationToken) -> Result<(), RunError> {
+    // Cancel safe: the guard is only away while it is waited for, and nothing else ends that wait.
+    while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+        let checked = tokio::task::spawn_blocking(move || {
+            guard.check();
+            guard
+        });
+        guard = checked.await.map_err(|error| RunError::Panicked(error.to_string()))?;
+    }
+    Ok(())
 }

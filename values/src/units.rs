@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::SpanRelativeTo;
 use serde::{Deserialize, Serialize};
 
 /// A text that is not a size or a time.
@@ -13,7 +14,9 @@ pub enum UnitError {
     #[error("'{0}' is not a size; write a number with B, KiB, MiB, GiB or TiB, such as \"4GiB\"")]
     Size(String),
     /// Not a time.
-    #[error("'{0}' is not a time; write a number with a unit, such as \"30s\", \"10min\" or \"12h\"")]
+    #[error(
+        "'{0}' is not a time; write a number with a unit, such as \"30s\", \"10min\", \"12h\" or \"30 days\""
+    )]
     Time(String),
 }
 
@@ -77,8 +80,10 @@ impl FromStr for Period {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let refuse = || UnitError::Time(text.to_owned());
-        let span: jiff::SignedDuration = text.parse().map_err(|_| refuse())?;
-        Duration::try_from(span).map(Self).map_err(|_| refuse())
+        let span: jiff::Span = text.parse().map_err(|_| refuse())?;
+        // No month and no year: nobody knows how long those are.
+        let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refuse())?;
+        Duration::try_from(duration).map(Self).map_err(|_| refuse())
     }
 }
 
@@ -122,8 +127,12 @@ mod tests {
     fn times() {
         assert_eq!("30s".parse(), Ok(Period(Duration::from_secs(30))));
         assert_eq!("10min".parse(), Ok(Period(Duration::from_secs(600))));
+        assert_eq!("30 days".parse(), Ok(Period(Duration::from_secs(30 * 24 * 3600))));
+        assert_eq!("1.5s".parse(), Ok(Period(Duration::from_millis(1500))));
+        let shown = Period(Duration::from_secs(30 * 24 * 3600 + 1)).to_string();
+        assert_eq!(shown.parse(), Ok(Period(Duration::from_secs(30 * 24 * 3600 + 1))));
         assert_eq!(Period(Duration::from_secs(90)).to_string(), "1m 30s");
-        for bad in ["", "30", "-5s", "soon"] {
+        for bad in ["", "30", "-5s", "soon", "2 months"] {
             assert!(bad.parse::<Period>().is_err(), "{bad}");
         }
     }

@@ -15,6 +15,7 @@ mod list;
 mod logs;
 mod nodes;
 mod once;
+mod operate;
 mod origin;
 mod request;
 mod response;
@@ -28,6 +29,10 @@ mod client_tests;
 mod hostile_tests;
 #[cfg(test)]
 mod once_tests;
+#[cfg(test)]
+mod openapi_tests;
+#[cfg(test)]
+mod operate_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
@@ -48,6 +53,7 @@ pub use serve::serve;
 use crate::board::Board;
 use crate::config::Config;
 use crate::controller::Handle;
+use crate::metrics::Metrics;
 use crate::store::Reader;
 use error::ApiError;
 
@@ -69,6 +75,8 @@ pub struct ApiState {
     pub reader: Reader,
     /// Where nodes are read.
     pub board: Arc<Board>,
+    /// Where requests are counted, and what `/metrics` shows.
+    pub metrics: Metrics,
     /// What the operator decided.
     pub config: Arc<Config>,
     /// Name of the cluster.
@@ -100,7 +108,12 @@ pub fn router(state: ApiState) -> Router {
         .route("/tasks/service-info", get(service_info::old))
         .route("/tasks/{id}", get(tasks::get).post(tasks::act))
         .route("/tasks/{id}/logs", get(logs::logs));
-    let mut router = Router::new().route("/healthz", get(nodes::health)).route("/v1/nodes", get(nodes::list));
+    let mut router = Router::new()
+        .route("/healthz", get(operate::health))
+        .route("/readyz", get(operate::ready))
+        .route("/metrics", get(operate::metrics))
+        .route("/openapi.json", get(operate::openapi))
+        .route("/v1/nodes", get(nodes::list));
     for prefix in PREFIXES {
         router = router.nest(prefix, tes.clone());
     }
@@ -109,6 +122,7 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(no_such_route)
         .fallback(no_such_route)
         .layer(from_fn_with_state(api.clone(), origin::refuse_other_sites))
+        .layer(from_fn_with_state(api.clone(), operate::count))
         .with_state(api)
 }
 

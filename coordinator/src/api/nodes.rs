@@ -1,4 +1,4 @@
-//! What operators ask: the nodes, and whether the process lives.
+//! What operators ask: the nodes.
 
 use std::sync::Arc;
 
@@ -11,9 +11,4 @@ use super::Api;
 /// `GET /v1/nodes`
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
     Json(json!({ "nodes": *api.state.board.view().nodes }))
-}
-
-/// `GET /healthz`: that it answers is the answer.
-pub(super) async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
 }

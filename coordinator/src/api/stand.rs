@@ -16,6 +16,8 @@ use crate::board::Board;
 use crate::cluster::Policy;
 use crate::config::Config;
 use crate::controller::{self, Parts};
+use crate::disk::{Guard, HOLD, Room};
+use crate::metrics::Metrics;
 use crate::store::{self, Change, Opened};
 
 /// Paths of the shared storage of the stand.
@@ -35,6 +37,14 @@ pub(super) struct Answer {
 
 /// The state over a database in `data_dir` that holds `rows` before the controller starts.
 pub(super) fn state(data_dir: &Path, rows: &[Change]) -> ApiState {
+    // Nobody looks at the disk, so it always has room.
+    let metrics = Metrics::new(Arc::new(Board::default()));
+    let room = Guard::new(data_dir, 0, HOLD, metrics).1;
+    state_with(data_dir, rows, room, Config::default())
+}
+
+/// The same with its disk under somebody's eyes, and with what an operator may decide.
+pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: Config) -> ApiState {
     let Opened { mut writer, reader, cluster_id, .. } = store::open(data_dir).unwrap();
     writer.commit(rows).unwrap();
     let board = Arc::new(Board::default());
@@ -46,11 +56,21 @@ pub(super) fn state(data_dir: &Path, rows: &[Change]) -> ApiState {
         lease_margin_millis: 120_000,
     };
     let storages = STORAGE.map(str::to_owned).to_vec();
-    let parts = Parts { writer, reader: reader.clone(), board: board.clone(), policy, storages };
+    let metrics = Metrics::new(board.clone());
+    let parts = Parts {
+        writer,
+        reader: reader.clone(),
+        board: board.clone(),
+        policy,
+        storages,
+        task_retention: config.task_retention.0,
+        room,
+        metrics: metrics.clone(),
+    };
     let (controller, _) = controller::start(parts).unwrap();
     let storage = STORAGE.map(|path| AbsolutePath::parse(path).unwrap()).to_vec();
-    let config = Arc::new(Config { storage, ..Config::default() });
-    ApiState { controller, reader, board, config, cluster_id }
+    let config = Arc::new(Config { storage, ..config });
+    ApiState { controller, reader, board, metrics, config, cluster_id }
 }
 
 pub(super) async fn send(router: Router, request: Request<Body>) -> Answer {

@@ -17,7 +17,7 @@ use crate::spec::{Executor, Input, TaskSpec};
 use crate::store::small_disk::SmallDisk;
 use crate::store::{Asks, Change, FinalState, LiveRow, LiveState};
 
-fn task_id(number: u8) -> TaskId {
+pub(super) fn task_id(number: u8) -> TaskId {
     TaskId::from_bytes([number; 16])
 }
 
@@ -41,7 +41,7 @@ fn accepted(seq: u64, owner: &str) -> Change {
 }
 
 /// Task 1 ended in its second attempt, task 2 runs, task 3 waits, task 4 is somebody else's.
-fn rows() -> Vec<Change> {
+pub(super) fn rows() -> Vec<Change> {
     let anonymous = "anonymous";
     let lost = AttemptLog {
         node: Some("n0".into()),
@@ -311,7 +311,7 @@ async fn refuses_pages_of_other_sites() {
     assert_eq!(stand.send(request("http://localhost:8000")).await.status, StatusCode::OK);
 }
 
-async fn exchange(address: std::net::SocketAddr, request: &str) -> String {
+pub(super) async fn exchange(address: std::net::SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -320,7 +320,7 @@ async fn exchange(address: std::net::SocketAddr, request: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-fn post(path: &str, body: &str) -> String {
+pub(super) fn post(path: &str, body: &str) -> String {
     let length = body.len();
     format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
 }
@@ -352,6 +352,8 @@ async fn drops_the_connection_rather_than_answer_5xx() {
         let listed =
             exchange(address, "GET /v1/tasks HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         assert!(listed.starts_with("HTTP/1.1 200 OK\r\n"), "reads go on: {listed}");
+        let ready = exchange(address, "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(ready.starts_with("HTTP/1.1 503 "), "not for engines, so it may say so: {ready}");
         // An idle connection does not hold up the end.
         let idle = TcpStream::connect(address).await.unwrap();
         shutdown.cancel();

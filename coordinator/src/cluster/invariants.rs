@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::node::{Node, NodeKey};
 use super::resources::Resources;
 use super::task::TaskState;
-use super::{Cluster, Seq};
+use super::{Cluster, Counts, Seq};
 
 /// A broken invariant, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +15,7 @@ impl Cluster {
     /// Checks everything. For tests: it reads the whole model.
     pub fn check_invariants(&self) -> Result<(), Violation> {
         self.tasks_are_live()?;
+        self.counts_are_right()?;
         self.queue_holds_the_queued()?;
         self.nodes_hold_their_tasks()
     }
@@ -32,6 +33,15 @@ impl Cluster {
             if attempt == 0 {
                 return Err(Violation(format!("task {seq} has no attempt: {:?}", task.state)));
             }
+        }
+        Ok(())
+    }
+
+    fn counts_are_right(&self) -> Result<(), Violation> {
+        let mut expected = Counts::default();
+        self.tasks.values().for_each(|task| expected.add(&task.state));
+        if self.counts != expected {
+            return Err(Violation(format!("counted {:?}, there are {expected:?}", self.counts)));
         }
         Ok(())
     }

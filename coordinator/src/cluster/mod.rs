@@ -2,6 +2,7 @@
 //! I/O, no clock, no async, no specs; `now` and ids come in as arguments, changes and commands go out as
 //! values. It holds live tasks only: what has ended is the store's.
 
+mod counts;
 mod invariants;
 mod lease;
 mod node;
@@ -12,6 +13,7 @@ mod task;
 
 use std::collections::BTreeMap;
 
+pub use counts::Counts;
 pub use invariants::Violation;
 pub use node::{Link, Node, NodeKey, Offer};
 pub use reconcile::{Held, HeldStage};
@@ -138,6 +140,7 @@ pub struct AttemptEnd {
 pub struct Cluster {
     policy: Policy,
     tasks: BTreeMap<Seq, Task>,
+    counts: Counts,
     nodes: Vec<Node>,
     keys: BTreeMap<String, NodeKey>,
     queue: Queue,
@@ -152,6 +155,7 @@ impl Cluster {
         Self {
             policy,
             tasks: BTreeMap::new(),
+            counts: Counts::default(),
             nodes: Vec::new(),
             keys: BTreeMap::new(),
             queue: Queue::default(),
@@ -179,6 +183,16 @@ impl Cluster {
     /// A live task.
     pub fn task(&self, seq: Seq) -> Option<&Task> {
         self.tasks.get(&seq)
+    }
+
+    /// How many live tasks are in each state.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Since when the task that waits longest has been waiting. Looks at each class of requests once.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        self.queue.oldest_since()
     }
 
     /// All nodes, in the order of their keys.
@@ -351,6 +365,7 @@ impl Cluster {
                 }
             }
         }
+        self.counts.add(&task.state);
         self.tasks.insert(seq, task);
     }
 
@@ -367,6 +382,7 @@ impl Cluster {
                 }
             }
         }
+        self.counts.remove(&task.state);
         self.tasks.remove(&seq);
     }
 }

@@ -74,6 +74,11 @@ impl Queue {
         woken
     }
 
+    /// Since when the task that waits longest has been waiting for a node.
+    pub(super) fn oldest_since(&self) -> Option<Millis> {
+        self.ready.values().filter_map(|waiting| Some(waiting.first_key_value()?.1.since)).min()
+    }
+
     /// Every queued task, for checks.
     pub(super) fn all(&self) -> BTreeSet<Seq> {
         let ready = self.ready.values().flat_map(|waiting| waiting.keys().copied());

@@ -52,12 +52,15 @@ impl Controller {
             changed.push(seq);
             self.announce(seq, &state);
             if state.is_terminal() {
+                self.metrics.ended(&state);
                 self.forget(seq);
             } else if state.placement().is_none() {
                 self.progress.remove(&seq);
             }
             decided.board_changed = true;
         }
+        self.metrics.live(self.cluster.counts());
+        self.metrics.swept(decided.swept.len());
         self.note_brake();
         if decided.board_changed {
             self.publish();
@@ -131,6 +134,7 @@ impl Controller {
 
     /// Puts the present state on the board.
     pub(super) fn publish(&self) {
+        self.metrics.sessions(self.sessions.len());
         let nodes = self.cluster.nodes().iter().enumerate();
         let nodes = nodes.filter_map(|(index, node)| self.node_view(NodeKey(index as u32), node));
         self.board

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use teamster_values::{TaskId, parse_storage_url};
@@ -16,7 +17,11 @@ use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
 use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
 use crate::spec::TaskSpec;
-use crate::store::{Asks, ForgottenRequest, StoreError};
+use crate::store::{Asks, Ended, ForgottenRequest, StoreError};
+
+/// Ended tasks that one tick removes at most: a commit of some milliseconds, and more than a thousand a
+/// second at two ticks.
+const SWEPT_AT_ONCE_MAX: usize = 512;
 
 /// What a batch came to.
 #[derive(Default)]
@@ -33,6 +38,8 @@ pub(super) struct Decided {
     pub(super) logs: HashMap<(Seq, u32), AttemptLog>,
     /// Commands about attempts that are none of this cluster's live tasks'.
     pub(super) strangers: Vec<(NodeKey, ToAgent)>,
+    /// Tasks that were kept long enough.
+    pub(super) swept: Vec<Ended>,
     /// Answers that may be given once the batch is on disk.
     pub(super) replies: Vec<Reply>,
     /// Tasks of which another executor runs now.
@@ -81,6 +88,14 @@ impl Controller {
             Event::Tick => {
                 self.cluster.handle(now, cluster::Event::Tick, &mut decided.effects);
                 self.sweep_requests(decided)?;
+                // Ticks that came together are one.
+                if decided.swept.is_empty() {
+                    let kept_from = Timestamp::now().saturating_sub(self.task_retention);
+                    decided.swept =
+                        self.reader.ended_before(kept_from.unwrap_or(Timestamp::MIN), SWEPT_AT_ONCE_MAX)?;
+                }
+                let age_millis = self.cluster.waiting_since().map_or(0, |since| now.since(since));
+                self.metrics.queue_age(Duration::from_millis(age_millis));
             }
         }
         Ok(())

@@ -4,16 +4,18 @@ use teamster_values::TaskId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Event, KeyReused, Submission};
+use crate::disk::Room;
 
 /// A way to the controller's inbox. Waits while the inbox is full: callers feel the pressure, memory does not.
 #[derive(Debug, Clone)]
 pub struct Handle {
     inbox: mpsc::Sender<Event>,
+    room: Room,
 }
 
-/// The controller has stopped; the process is about to end.
+/// The controller has stopped and the process is about to end, or there is no room on the disk. Both pass.
 #[derive(Debug, thiserror::Error)]
-#[error("the coordinator is stopping")]
+#[error("the coordinator is stopping or its disk is full")]
 pub struct Stopped;
 
 /// Why a task is not accepted.
@@ -37,13 +39,21 @@ pub enum CancelAnswer {
 }
 
 impl Handle {
-    pub(super) fn new(inbox: mpsc::Sender<Event>) -> Self {
-        Self { inbox }
+    pub(super) fn new(inbox: mpsc::Sender<Event>, room: Room) -> Self {
+        Self { inbox, room }
+    }
+
+    /// Whether the controller takes events.
+    pub fn is_running(&self) -> bool {
+        !self.inbox.is_closed()
     }
 
     /// Accepts a task. The answer means that it is on disk; it is that of an earlier request where this one
-    /// came before.
+    /// came before. While the disk is low it is held.
     pub async fn submit(&self, submission: Submission) -> Result<TaskId, SubmitError> {
+        if !self.room.wait().await {
+            return Err(Stopped.into());
+        }
         let submission = Box::new(submission);
         Ok(self.ask(|reply| Event::Submitted { submission, reply }).await??)
     }

@@ -13,7 +13,7 @@ mod words;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use teamster_values::TaskId;
@@ -26,6 +26,8 @@ pub use once::{KeyReused, Once};
 
 use crate::board::{Board, Progress};
 use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};
+use crate::disk::Room;
+use crate::metrics::Metrics;
 use crate::store::{Asks, Reader, StoreError, Writer};
 
 /// Events that may wait. Callers wait when it is full: a burst is felt at the door, not in memory.
@@ -44,20 +46,28 @@ pub struct Parts {
     pub policy: Policy,
     /// Paths of the storages that tasks may use; their order is their index in the model.
     pub storages: Vec<String>,
+    /// How long tasks that have ended are kept.
+    pub task_retention: Duration,
+    /// Whether there is room for new tasks.
+    pub room: Room,
+    /// Where it is counted what happens.
+    pub metrics: Metrics,
 }
 
 /// Restores the live tasks and starts the controller's thread. It ends when the last [`Handle`] is dropped,
 /// or with the error of a failed commit.
 pub fn start(parts: Parts) -> Result<(Handle, thread::JoinHandle<Result<(), StoreError>>), StoreError> {
     let (inbox, events) = mpsc::channel(INBOX_EVENTS_MAX);
+    let handle = Handle::new(inbox, parts.room.clone());
     let mut controller = Controller::new(parts)?;
     controller.restore()?;
+    controller.metrics.live(controller.cluster.counts());
     controller.publish();
     let thread = thread::Builder::new()
         .name("controller".to_owned())
         .spawn(move || controller.run(events))
         .expect("the process can start a thread while it starts up");
-    Ok((Handle::new(inbox), thread))
+    Ok((handle, thread))
 }
 
 struct Controller {
@@ -66,6 +76,8 @@ struct Controller {
     reader: Reader,
     board: Arc<Board>,
     storages: Vec<String>,
+    task_retention: Duration,
+    metrics: Metrics,
     live: HashMap<Seq, LiveTask>,
     seqs: HashMap<TaskId, Seq>,
     /// One copy of each different wish, shared by the tasks that have it.
@@ -107,6 +119,8 @@ impl Controller {
             reader: parts.reader,
             board: parts.board,
             storages: parts.storages,
+            task_retention: parts.task_retention,
+            metrics: parts.metrics,
             live: HashMap::new(),
             seqs: HashMap::new(),
             asks: HashSet::new(),
@@ -151,14 +165,17 @@ impl Controller {
 
     /// One batch: decide, commit, act.
     fn turn(&mut self, batch: &mut Vec<Event>) -> Result<(), StoreError> {
-        let now = self.now();
+        let (now, began, events) = (self.now(), Instant::now(), batch.len());
         let mut decided = decide::Decided::default();
         for event in batch.drain(..) {
             self.decide(now, event, &mut decided)?;
         }
         self.cluster.schedule(now, &mut decided.effects);
         let changes = self.changes(&mut decided);
+        let ready = Instant::now();
         self.writer.commit(&changes)?;
+        let commit = (!changes.is_empty()).then(|| ready.elapsed());
+        self.metrics.batch(events, ready - began, commit);
         self.act(decided)
     }
 

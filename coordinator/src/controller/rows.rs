@@ -46,6 +46,7 @@ impl Controller {
                 None => self.live_row(*seq, *state, wall).map(|row| Change::Live { seq: *seq, row }),
             });
         }
+        changes.extend(decided.swept.iter().map(|ended| Change::Swept { ended: *ended }));
         changes
     }
 

@@ -39,7 +39,7 @@ pub(super) const FINALS_BY_STATE: TableDefinition<'_, (u8, u64), ()> =
 /// Form: `record::AttemptLog`.
 pub(super) const ATTEMPTS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("attempts");
 
-/// The same tasks by when their end was put on disk (milliseconds since 1970) and sequence number, so that
+/// Tasks that have ended, by when their end was put on disk (milliseconds since 1970) and sequence number, so that
 /// the sweep finds what has been kept long enough without reading anything else.
 pub(super) const FINALS_BY_END: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("finals_by_end");
 

@@ -233,8 +233,7 @@ impl Rows<'_> {
             return Err(refuse("finals_by_end", "there is no task that ended then".to_owned()));
         }
         if let Some(bytes) = self.finals.remove(seq)? {
-            let row: FinalRow =
-                record::decode(bytes.value()).map_err(|reason| refuse("finals", reason))?;
+            let row: FinalRow = record::decode(bytes.value()).map_err(|reason| refuse("finals", reason))?;
             self.finals_by_state.remove((row.state as u8, seq))?;
         }
         if let Some(bytes) = self.heads.remove(seq)? {

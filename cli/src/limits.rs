@@ -1,0 +1,23 @@
+//! What the kernel lets a service use. Raises the number of open files as far as it may: each connection of
+//! the coordinator takes one, and the usual 1024 are too few.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Below this the coordinator cannot hold all the connections that it takes.
+const FILES_WANTED: u64 = 8192 + 512;
+
+/// Raises the soft limit of open files to the hard one, and says what it is.
+pub(crate) fn raise_open_files() {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, ..before };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
+    // None stands for no limit.
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files < FILES_WANTED {
+        tracing::warn!(files, wanted = FILES_WANTED, "few files may be open: connections may have to wait");
+    } else {
+        tracing::info!(files, "files that may be open");
+    }
+}
