@@ -34,6 +34,12 @@ impl Reply {
 
 impl Controller {
     pub(super) fn act(&mut self, mut decided: Decided) -> Result<(), StoreError> {
+        // Before anybody hears of it: who has an answer finds it counted.
+        self.metrics.live(self.cluster.counts());
+        self.metrics.swept(decided.swept.len());
+        for state in decided.effects.changed.values() {
+            self.metrics.ended(state);
+        }
         for reply in std::mem::take(&mut decided.replies) {
             reply.give();
         }
@@ -52,15 +58,12 @@ impl Controller {
             changed.push(seq);
             self.announce(seq, &state);
             if state.is_terminal() {
-                self.metrics.ended(&state);
                 self.forget(seq);
             } else if state.placement().is_none() {
                 self.progress.remove(&seq);
             }
             decided.board_changed = true;
         }
-        self.metrics.live(self.cluster.counts());
-        self.metrics.swept(decided.swept.len());
         self.note_brake();
         if decided.board_changed {
             self.publish();
