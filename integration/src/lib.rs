@@ -12,6 +12,7 @@ pub mod client;
 pub mod cluster;
 pub mod containerd;
 pub mod cpu;
+pub mod cromwell;
 pub mod figures;
 pub mod http;
 pub mod image;
