@@ -2,7 +2,6 @@
 //! leaves behind when it fails (shims, containers, mounts, cgroups) is cleared away with it, and only that.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
+
+use crate::skip;
 
 /// How long containerd may take to answer, and what it started to be gone.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -33,8 +34,7 @@ pub fn can_run_containers() -> bool {
         return true;
     };
     if std::env::var_os("TEAMSTER_SKIP_REAL").is_some_and(|value| value == "1") {
-        // Past the test harness's capture, so that it is seen also when the test passes.
-        let _ = writeln!(std::io::stderr().lock(), "SKIPPED: a test with real containers: {reason}");
+        skip::skipped("a test with real containers", reason);
         return false;
     }
     panic!("this test runs real containers: {reason}; TEAMSTER_SKIP_REAL=1 skips it");

@@ -17,6 +17,8 @@ pub mod figures;
 pub mod http;
 pub mod image;
 pub mod link;
+pub mod pypi;
 pub mod remains;
+pub mod skip;
 pub mod stand;
 pub mod stub_agent;

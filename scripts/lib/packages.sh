@@ -31,12 +31,14 @@ has_static_busybox() {
 }
 
 # missing_packages COMMAND:PACKAGE...: prints the packages whose command is not there. `crt1.o` stands for what
-# a C compiler needs to link a program; gcc alone does not bring it along.
+# a C compiler needs to link a program; gcc alone does not bring it along. `venv` is a part of Python that Debian
+# keeps in a package of its own.
 missing_packages() {
     local pair
     for pair in "$@"; do
         case "${pair%%:*}" in
         busybox) has_static_busybox || say "${pair#*:}" ;;
+        venv) python3 -c 'import ensurepip, venv' 2>/dev/null || say "${pair#*:}" ;;
         crt1.o) [ -e "$(cc -print-file-name=crt1.o 2>/dev/null)" ] || say "${pair#*:}" ;;
         *) command -v "${pair%%:*}" >/dev/null || say "${pair#*:}" ;;
         esac
@@ -75,3 +77,5 @@ require() {
 BUILD_NEEDS="protoc:protobuf-compiler cc:gcc ld:binutils crt1.o:libc6-dev"
 # shellcheck disable=SC2034
 RUN_NEEDS="containerd:containerd runc:runc busybox:busybox-static"
+# shellcheck disable=SC2034
+TEST_NEEDS="python3:python3 venv:python3-venv rsync:rsync bash:bash curl:curl jq:jq"
