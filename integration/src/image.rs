@@ -1,7 +1,7 @@
 //! Small images made on the spot from this machine's static busybox, as archives of both forms.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -13,6 +13,8 @@ pub struct TestImage {
     env: Vec<String>,
     workdir: Option<String>,
     directories: Vec<String>,
+    files: Vec<(PathBuf, String)>,
+    texts: Vec<(String, String)>,
 }
 
 impl TestImage {
@@ -23,6 +25,8 @@ impl TestImage {
             env: vec!["PATH=/bin".to_owned()],
             workdir: None,
             directories: Vec::new(),
+            files: Vec::new(),
+            texts: Vec::new(),
         }
     }
 
@@ -41,6 +45,18 @@ impl TestImage {
     /// A directory that it has, without a leading slash.
     pub fn directory(mut self, path: &str) -> Self {
         self.directories.push(path.to_owned());
+        self
+    }
+
+    /// A file of this machine, or a directory with all that is in it, at `path` in the image.
+    pub fn copy(mut self, from: &Path, path: &str) -> Self {
+        self.files.push((from.to_owned(), path.trim_start_matches('/').to_owned()));
+        self
+    }
+
+    /// A program that is this text.
+    pub fn script(mut self, path: &str, text: &str) -> Self {
+        self.texts.push((path.trim_start_matches('/').to_owned(), text.to_owned()));
         self
     }
 
@@ -127,6 +143,19 @@ impl TestImage {
             header.set_mode(0o777);
             header.set_size(0);
             tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("write to memory");
+        }
+        for (from, path) in &self.files {
+            // Links are followed: what they lead to may not be in the image.
+            let metadata = std::fs::metadata(from).expect("what an image is made of is there");
+            let added = if metadata.is_dir() {
+                tar.append_dir_all(path, from)
+            } else {
+                tar.append_path_with_name(from, path)
+            };
+            added.expect("read what an image is made of");
+        }
+        for (path, text) in &self.texts {
+            append(&mut tar, path, 0o755, text.as_bytes());
         }
         tar.into_inner().expect("write to memory")
     }
