@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// All of them, by client; `shared` is a directory of shared storage.
-pub fn bodies(shared: &str) -> Vec<(&'static str, Value)> {
+pub(crate) fn bodies(shared: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("cromwell", cromwell(shared)),
         ("nextflow", nextflow(shared)),
@@ -43,6 +43,7 @@ fn nextflow(shared: &str) -> Value {
         "name": "count (1) [x]",
         "inputs": [{"url": format!("{shared}/nf/.command.sh"), "path": "/work/.command.sh", "type": "FILE"}],
         "outputs": [{"url": format!("{shared}/nf/.exitcode"), "path": "/work/.exitcode", "type": "FILE"},
+                    {"url": format!("{shared}/nf"), "path": "/work/*.bam", "path_prefix": "/work", "type": "FILE"},
                     {"url": format!("{shared}/nf/qc"), "path": "/work/qc", "type": "DIRECTORY"}],
         "resources": {"cpu_cores": 2, "ram_gb": 4.0, "disk_gb": 20.0, "backend_parameters_strict": false},
         "executors": [{"image": "quay.io/some/where", "workdir": "/work",
@@ -113,7 +114,7 @@ fn crankshaft() -> Value {
 }
 
 /// `sent` as it is to be shown: without nulls and empty lists, and without parameters that are not supported.
-pub fn as_shown(sent: &Value) -> Value {
+pub(crate) fn as_shown(sent: &Value) -> Value {
     match sent {
         Value::Object(entries) => {
             let is_shown = |key: &str, value: &Value| {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 mod bodies;
+mod exact;
 mod types;
 
 use std::fs;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, shell_task};
 use teamster_integration::cromwell::answer;
 use teamster_integration::stand::Stand;
-use types::{exact, nextflow, pulsar, tes_crate};
+use types::{nextflow, pulsar, tes_crate};
 
 /// Decodes, or says what could not be.
 fn decode<T: DeserializeOwned>(client: &str, answer: &Value) -> T {
