@@ -2,7 +2,7 @@
 //! requests a second the API answers against a bare hyper server that says "hello". Everything runs in turns
 //! in one process; what is printed are ratios.
 //!
-//! Usage: bench-api [BLOCKS] [MANY TASKS] [FEW TASKS]
+//! Usage: `bench-api [BLOCKS] [MANY TASKS] [FEW TASKS]`
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 

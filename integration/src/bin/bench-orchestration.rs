@@ -2,7 +2,7 @@
 //! its durable end, and how many it gets through a second while the load generator and the stub agents share
 //! the machine.
 //!
-//! Usage: bench-orchestration [BLOCKS] [TASKS PER BLOCK] [CONNECTIONS]
+//! Usage: `bench-orchestration [BLOCKS] [TASKS PER BLOCK] [CONNECTIONS]`
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
