@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use teamster_values::{AbsolutePath, PathPattern, TaskId};
+use teamster_values::{AbsolutePath, PathPattern, Reason, TaskId};
 
 /// One attempt at a task: the fencing token of everything that is done for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -187,6 +187,12 @@ pub struct AttemptResult {
     pub outputs: Vec<OutputFile>,
     /// What the user should know: reasons, warnings; oldest first.
     pub system_logs: Vec<String>,
+    /// Why it did not end well; none when it did.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// What was measured, by the names under which clients see it.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
     /// When the agent took it up.
     pub start_time: Timestamp,
     /// When nothing of it was left to do.
@@ -238,6 +244,12 @@ pub struct ExecutorLog {
     pub stderr_tail: String,
     /// The kernel killed it for memory.
     pub out_of_memory: bool,
+    /// How much it wrote to standard output in all.
+    #[serde(default)]
+    pub stdout_bytes: u64,
+    /// The same of standard error.
+    #[serde(default)]
+    pub stderr_bytes: u64,
 }
 
 /// A file that an attempt put in place.

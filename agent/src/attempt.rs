@@ -1,15 +1,18 @@
 //! `attempt.json`: all that this node remembers of an attempt, one file per attempt, replaced atomically
 //! *before* each step. There is no other agent database. Reading and writing it is `attempt/record.rs`.
 
+mod measured;
 mod record;
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use teamster_values::Reason;
 
 use crate::assignment::{Assignment, AttemptId, AttemptResult, ExecutorLog, Stage};
 
+pub use measured::Measured;
 pub use record::{RecordError, load_all};
 
 /// The version of the record that this program writes, and the only one that it reads.
@@ -36,6 +39,12 @@ pub struct Attempt {
     pub stopping: Option<StopReason>,
     /// Lines for the task's system log so far.
     pub system_logs: Vec<String>,
+    /// Why it does not end well, as far as that is known.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// What has been measured so far.
+    #[serde(default)]
+    pub measured: Measured,
     /// How it ended; kept until the coordinator says that it has it.
     pub result: Option<AttemptResult>,
 }
@@ -53,6 +62,8 @@ impl Attempt {
             started_at: None,
             stopping: None,
             system_logs: Vec::new(),
+            reason: None,
+            measured: Measured::default(),
             result: None,
         }
     }

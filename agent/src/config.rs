@@ -22,6 +22,8 @@ pub struct Config {
     pub containerd: PathBuf,
     /// How long a task has between SIGTERM and SIGKILL.
     pub grace_period: Period,
+    /// How long whole logs are kept on this node after a task has ended; zero keeps none.
+    pub log_retention: Period,
     /// What this node offers, where it is not to be measured.
     pub capacity: CapacityOverride,
     /// What is kept back of what is measured.
@@ -106,6 +108,7 @@ impl Default for Config {
             node_id: None,
             containerd: "/run/containerd/containerd.sock".into(),
             grace_period: Period(Duration::from_secs(10)),
+            log_retention: Period(Duration::from_secs(24 * 60 * 60)),
             capacity: CapacityOverride::default(),
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),

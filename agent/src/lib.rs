@@ -10,7 +10,9 @@ pub mod child;
 pub mod config;
 pub mod data_dir;
 pub mod failpoint;
+pub mod kept_logs;
 pub mod lease;
+pub mod log_reader;
 pub mod runtime;
 pub mod session;
 pub mod stage;
@@ -29,8 +31,9 @@ use tokio_util::task::TaskTracker;
 use crate::attempt::StopReason;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::log_reader::LogReader;
 use crate::runtime::{Containerd, Runtime};
-use crate::session::{Identity, Session};
+use crate::session::{Identity, Logs, Session};
 use crate::stage::Stager;
 use crate::storage::{DirectoryMounter, Mounter};
 use crate::supervisor::Supervisor;
@@ -102,6 +105,17 @@ pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken)
         capacity = ?node.capacity, "agent starts"
     );
     let (supervisor, events) = Supervisor::new(node.clone());
+    // Before anybody asks: an attempt that is not among the stages is taken for one that is over.
+    for attempt in attempts.iter().filter(|attempt| attempt.result.is_none()) {
+        node.stages.set(attempt.id(), attempt.stage());
+    }
+    let logs = Logs {
+        coordinator: config.coordinator.clone(),
+        data_dir: config.data_dir.clone(),
+        node_id: node_id.clone(),
+        boot_id: node.boot_id.clone(),
+        reader: Arc::new(LogReader::new(&config.data_dir, node.stages.clone())),
+    };
     let (offers, offered) = watch::channel(Vec::new());
     let session = Session {
         coordinator: config.coordinator.clone(),
@@ -118,6 +132,10 @@ pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken)
     let mut parts = JoinSet::new();
     parts.spawn(supervisor.run(attempts, shutdown.clone()));
     parts.spawn(session.run(shutdown.clone()));
+    parts.spawn(logs.run(shutdown.clone()));
+    let until_shutdown = shutdown.clone();
+    let sweep = kept_logs::sweep(config.data_dir.clone(), config.log_retention.0, node.disk.clone());
+    parts.spawn(async move { until_shutdown.run_until_cancelled(sweep).await.unwrap_or_default() });
     let until_shutdown = shutdown.clone();
     let storages = session::keep_offers(config.storage, tools.mounter, offers);
     parts.spawn(async move { until_shutdown.run_until_cancelled(storages).await.unwrap_or_default() });
@@ -144,6 +162,7 @@ fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
         runtime: tools.runtime.clone(),
         staging: tools.staging.clone(),
         disk: TaskTracker::new(),
+        stages: Arc::default(),
     }))
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use teamster_values::Reason;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -200,6 +201,9 @@ impl Supervisor {
         let (orders, receiver) = watch::channel(Orders { stop: attempt.stopping, forget });
         let stage = attempt.stage();
         let result = attempt.result.clone().map(Box::new);
+        if result.is_none() {
+            self.node.stages.set(attempt.id(), stage);
+        }
         self.entries
             .insert(attempt.id(), Entry { stage, result, lease, orders, gone: CancellationToken::new() });
         (receiver, stage)
@@ -253,10 +257,12 @@ impl Supervisor {
             Report::Progress(id, stage) => {
                 let Some(entry) = self.entries.get_mut(id) else { return };
                 entry.stage = *stage;
+                self.node.stages.set(*id, *stage);
             }
             Report::Ended(id, result) => {
                 let Some(entry) = self.entries.get_mut(id) else { return };
                 entry.result = Some(result.clone());
+                self.node.stages.over(*id);
                 // Forgotten meanwhile: nobody wants to know any more.
                 if entry.is_forgotten() {
                     return;
@@ -295,6 +301,7 @@ impl Supervisor {
         let Some(id) = self.drivers.remove(&driver) else { return };
         match error {
             None => {
+                self.node.stages.over(id);
                 if let Some(entry) = self.entries.remove(&id) {
                     entry.gone.cancel();
                 }
@@ -370,7 +377,9 @@ fn never_here() -> AttemptResult {
         started: false,
         executors: Vec::new(),
         outputs: Vec::new(),
-        system_logs: vec!["canceled before it reached the node".to_owned()],
+        system_logs: vec![Reason::Canceled.line("canceled before it reached the node")],
+        reason: Some(Reason::Canceled),
+        metadata: BTreeMap::new(),
         start_time: now,
         end_time: now,
     }

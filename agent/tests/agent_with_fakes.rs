@@ -100,6 +100,7 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         runtime: runtime.clone(),
         staging: Arc::new(NothingToStage),
         disk: TaskTracker::new(),
+        stages: Arc::default(),
     });
     let (_orders, orders) = watch::channel(Orders::default());
     let run = Run::fresh(node.clone(), attempt, BootInstant::now(), orders, mpsc::channel(1).0);

@@ -78,6 +78,33 @@ pub(crate) enum Stream {
     System,
 }
 
+/// How much of a task's logs is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LogsWanted {
+    /// Only this one.
+    pub(crate) stream: Option<Stream>,
+    /// Only so many bytes of the end.
+    pub(crate) tail: Option<u64>,
+}
+
+impl LogsWanted {
+    fn add_to(&self, url: &mut Url) {
+        let mut query = url.query_pairs_mut();
+        if let Some(stream) = self.stream {
+            query.append_pair("stream", stream.name());
+        }
+        if let Some(tail) = self.tail {
+            query.append_pair("tail", &tail.to_string());
+        }
+    }
+}
+
+impl From<Stream> for LogsWanted {
+    fn from(stream: Stream) -> Self {
+        Self { stream: Some(stream), tail: None }
+    }
+}
+
 impl Stream {
     fn name(self) -> &'static str {
         match self {
@@ -179,10 +206,28 @@ impl Client {
     }
 
     /// What the last attempt at a task wrote, or the end of it.
-    pub(crate) async fn log(&self, id: &str, stream: Stream) -> Result<String, ClientError> {
+    pub(crate) async fn log(&self, id: &str, wanted: &LogsWanted) -> Result<Response, ClientError> {
         let mut url = self.url(&["v1", "tasks", id, "logs"]);
-        url.query_pairs_mut().append_pair("stream", stream.name());
-        self.text(Method::GET, url, None).await
+        wanted.add_to(&mut url);
+        self.answered(self.http.get(url).timeout(Duration::MAX)).await
+    }
+
+    /// The same as it grows, as server-sent events; from after `last_id` where there is one.
+    pub(crate) async fn follow(
+        &self,
+        id: &str,
+        wanted: &LogsWanted,
+        last_id: Option<&str>,
+    ) -> Result<Response, ClientError> {
+        let mut url = self.url(&["v1", "tasks", id, "logs"]);
+        url.query_pairs_mut().append_pair("follow", "true");
+        wanted.add_to(&mut url);
+        // The deadline is for each piece, not for a task that may run for days.
+        let mut request = self.http.get(url).timeout(Duration::MAX);
+        if let Some(last_id) = last_id {
+            request = request.header("last-event-id", last_id);
+        }
+        self.answered(request).await
     }
 
     /// Every node that the coordinator knows.
@@ -236,12 +281,30 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let answer = self.answered(request).await?;
+        answer.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+        let sent = tokio::time::timeout(ANSWER_DEADLINE, request.send()).await;
+        let sent = sent.map_err(|_| self.silent())?;
+        let answer = sent.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
         if !status.is_success() {
             return Err(ClientError::Refused { status, message: reason_in(answer).await });
         }
-        answer.text().await.map_err(|error| self.unreachable(&error))
+        Ok(answer)
+    }
+
+    /// The next piece of a long answer; none at its end.
+    pub(crate) async fn piece(&self, answer: &mut Response) -> Result<Option<Vec<u8>>, ClientError> {
+        let piece = tokio::time::timeout(ANSWER_DEADLINE, answer.chunk()).await;
+        let piece = piece.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error))?;
+        Ok(piece.map(Vec::from))
+    }
+
+    fn silent(&self) -> ClientError {
+        ClientError::Unreachable { base: self.base.clone(), reason: "it does not answer".to_owned() }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {

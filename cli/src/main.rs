@@ -4,6 +4,7 @@
 mod args;
 mod client;
 mod command_line;
+mod follow;
 mod image;
 mod limits;
 mod node;

@@ -5,11 +5,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use teamster_values::ByteCount;
 
-use crate::args::{GrpcArgs, ServerArgs, UsageError};
-use crate::client::{Client, Stream};
-use crate::wait::{self, COMPLETE, News};
-use crate::watch::Watch;
-use crate::{FAILED, FINE, table, task};
+use crate::args::{ServerArgs, UsageError};
+use crate::client::{Client, LogsWanted, Stream};
+use crate::wait::{self, COMPLETE};
+use crate::{FAILED, FINE, follow, table, task};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -61,8 +60,6 @@ pub(crate) struct RunArgs {
     detach: bool,
     #[command(flatten)]
     server: ServerArgs,
-    #[command(flatten)]
-    grpc: GrpcArgs,
 }
 
 /// Does it.
@@ -71,27 +68,27 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
         return Err(UsageError("--cpus must be a number above 0".into()).into());
     }
     let client = Client::new(&args.server)?;
-    let watch = Watch::new(&args.grpc, &client)?;
     let id = client.create(&document(&args)).await?;
     if args.detach {
         table::say(&id);
         return Ok(FINE);
     }
     let spinner = wait::spinner(format!("task {id}"));
-    let mut ended = String::new();
-    wait::until_ended(&client, &watch, std::slice::from_ref(&id), |News { state, .. }| {
-        spinner.set_message(format!("task {id} {state}"));
-        ended = state.to_owned();
-    })
-    .await?;
+    let ended =
+        follow::until_ended(&client, &id, &LogsWanted::default(), |event| match event.name.as_str() {
+            "stdout" => spinner.suspend(|| table::write(&event.text)),
+            "stderr" => spinner.suspend(|| table::write_error(&event.text)),
+            // It is shown at the end, if all did not go well.
+            _ => {}
+        })
+        .await?;
     spinner.finish_and_clear();
-    task::both(&client, &id).await?;
     if ended == COMPLETE {
         return Ok(FINE);
     }
     let code = task::exit_code(&client, &id).await?.map(|code| format!(" (exit code {code})"));
     table::write_error(&format!("teamster: task {id} ended as {ended}{}\n", code.unwrap_or_default()));
-    table::write_error(&client.log(&id, Stream::System).await?);
+    task::copy(&client, &id, &Stream::System.into(), table::write_error_bytes).await?;
     Ok(FAILED)
 }
 

@@ -118,6 +118,9 @@ pub(crate) struct AgentArgs {
     /// How long a task has between SIGTERM and SIGKILL
     #[arg(long, env = "TEAMSTER_GRACE_PERIOD", value_name = "TIME")]
     grace_period: Option<Period>,
+    /// How long whole logs are kept on this node after a task has ended
+    #[arg(long, env = "TEAMSTER_LOG_RETENTION", value_name = "TIME")]
+    log_retention: Option<Period>,
     /// CPUs that this node offers, instead of what is measured
     #[arg(long, env = "TEAMSTER_CAPACITY_CPUS", value_name = "N")]
     capacity_cpus: Option<f64>,
@@ -190,6 +193,7 @@ impl AgentArgs {
             config.node_id => self.node_id.clone().map(Some),
             config.containerd => self.containerd.clone(),
             config.grace_period => self.grace_period,
+            config.log_retention => self.log_retention,
             config.capacity.cpus => self.capacity_cpus.map(Some),
             config.capacity.memory => self.capacity_memory.map(Some),
             config.capacity.disk => self.capacity_disk.map(Some),

@@ -40,8 +40,13 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Writes text exactly as it is.
 pub(crate) fn write(text: &str) {
+    write_bytes(text.as_bytes());
+}
+
+/// Writes bytes exactly as they are.
+pub(crate) fn write_bytes(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(bytes).and_then(|()| out.flush());
     if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
         // Whoever read this (`head`, a pager) has seen enough, and nothing can be told to anybody any more.
         std::process::exit(0);
@@ -50,8 +55,13 @@ pub(crate) fn write(text: &str) {
 
 /// Writes text to standard error exactly as it is.
 pub(crate) fn write_error(text: &str) {
+    write_error_bytes(text.as_bytes());
+}
+
+/// Writes bytes to standard error exactly as they are.
+pub(crate) fn write_error_bytes(bytes: &[u8]) {
     // There is no better place to complain about a standard error that is gone.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(bytes);
 }
 
 fn lay_out<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {

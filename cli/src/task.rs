@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::args::{Format, FormatArgs, GrpcArgs, ServerArgs, UsageError};
-use crate::client::{Client, ClientError, Filter, Stream, View};
+use crate::client::{Client, ClientError, Filter, LogsWanted, Stream, View};
+use crate::follow;
 use crate::wait::{self, News};
 use crate::watch::Watch;
 use crate::{FAILED, FINE, table};
@@ -78,17 +79,27 @@ again instead.")]
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Print what the last attempt at a task wrote (the end of it, where it wrote much)
+    /// Print what the last attempt at a task wrote, or follow it while it runs
     #[command(after_help = "\
 Examples:
   teamster task logs 06bq4m2s1w                   standard output and error, each where it belongs
-  teamster task logs 06bq4m2s1w --stream system   what Teamster has to say about it")]
+  teamster task logs 06bq4m2s1w --follow          the same as it is written, until the task has ended
+  teamster task logs 06bq4m2s1w --stream system   what Teamster has to say about it
+
+The whole of it comes from the node, which keeps it for a day unless configured otherwise; after that the end
+of it (64 KiB of each stream) is left, and a line on standard error says so.")]
     Logs {
         /// Its id, or the beginning of it
         id: String,
         /// Only this
         #[arg(long, value_enum)]
         stream: Option<Stream>,
+        /// Print it as it is written, until the task has ended
+        #[arg(long, short)]
+        follow: bool,
+        /// Only so many bytes of the end
+        #[arg(long, value_name = "BYTES")]
+        tail: Option<u64>,
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -171,7 +182,9 @@ pub(crate) async fn run(command: TaskCommand) -> anyhow::Result<u8> {
             wait_for(&client, &Watch::new(&grpc, &client)?, &ids).await
         }
         TaskCommand::Cancel { ids, server } => cancel(&Client::new(&server)?, &ids).await,
-        TaskCommand::Logs { id, stream, server } => logs(&Client::new(&server)?, &id, stream).await,
+        TaskCommand::Logs { id, stream, follow, tail, server } => {
+            logs(&Client::new(&server)?, &id, LogsWanted { stream, tail }, follow).await
+        }
     }
 }
 
@@ -317,19 +330,42 @@ async fn cancel(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
     Ok(FINE)
 }
 
-async fn logs(client: &Client, id: &str, stream: Option<Stream>) -> anyhow::Result<u8> {
+async fn logs(client: &Client, id: &str, wanted: LogsWanted, is_followed: bool) -> anyhow::Result<u8> {
     let id = client.resolve(id).await?;
-    match stream {
-        Some(stream) => table::write(&client.log(&id, stream).await?),
-        None => both(client, &id).await?,
+    if is_followed {
+        follow::until_ended(client, &id, &wanted, |event| {
+            let is_for_stdout = event.name == "stdout" || wanted.stream.is_some();
+            if is_for_stdout { table::write(&event.text) } else { table::write_error(&event.text) }
+        })
+        .await?;
+        return Ok(FINE);
+    }
+    match wanted.stream {
+        Some(_) => copy(client, &id, &wanted, table::write_bytes).await?,
+        None => {
+            let of = |stream| LogsWanted { stream: Some(stream), ..wanted };
+            copy(client, &id, &of(Stream::Stdout), table::write_bytes).await?;
+            copy(client, &id, &of(Stream::Stderr), table::write_error_bytes).await?;
+        }
     }
     Ok(FINE)
 }
 
-/// Writes what a task wrote, each stream where it belongs.
-pub(crate) async fn both(client: &Client, id: &str) -> Result<(), ClientError> {
-    table::write(&client.log(id, Stream::Stdout).await?);
-    table::write_error(&client.log(id, Stream::Stderr).await?);
+/// Copies a log as it comes, however long it is.
+pub(crate) async fn copy(
+    client: &Client,
+    id: &str,
+    wanted: &LogsWanted,
+    write: fn(&[u8]),
+) -> Result<(), ClientError> {
+    let mut answer = client.log(id, wanted).await?;
+    let is_tail = answer.headers().get("teamster-logs").is_some_and(|extent| extent == "tail");
+    while let Some(piece) = client.piece(&mut answer).await? {
+        write(&piece);
+    }
+    if is_tail {
+        table::write_error("teamster: only the end of this log is left\n");
+    }
     Ok(())
 }
 

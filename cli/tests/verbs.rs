@@ -40,36 +40,57 @@ fn log(stream: &str) -> String {
     format!("GET /v1/tasks/{ID}/logs?stream={stream}")
 }
 
+fn follow() -> String {
+    format!("GET /v1/tasks/{ID}/logs?follow=true")
+}
+
+fn event(id: &str, name: &str, text: &str) -> String {
+    format!("id: {id}\nevent: {name}\ndata: {text:?}\n\n")
+}
+
 #[test]
-fn run_shows_what_the_command_wrote() {
+fn run_shows_what_the_command_writes() {
+    // The first answer breaks off in the middle of an event.
+    let broken = event("1-0-2-0", "stdout", "o\n") + "id: 1-0-4-0\nevent: std";
+    let rest = event("1-0-4-0", "stdout", "ut\n") + &event("1-0-4-4", "stderr", "err\n");
+    let rest = rest + &event("1-1-0-0", "system", "why\n") + &event("1-1-0-0", "end", "COMPLETE");
     let stub = Stub::start(&[
         ("POST /v1/tasks", 200, &format!(r#"{{"id":"{ID}"}}"#)),
-        (&format!("GET /v1/tasks/{ID}?view=MINIMAL"), 200, r#"{"id":"x","state":"QUEUED"}"#),
-        (&format!("GET /v1/tasks/{ID}?view=MINIMAL"), 200, r#"{"id":"x","state":"COMPLETE"}"#),
-        (&log("stdout"), 200, "out\n"),
-        (&log("stderr"), 200, "err\n"),
+        (&follow(), 200, &broken),
+        (&follow(), 200, &rest),
     ]);
     let output = teamster(&stub, &["run", "--cpus", "2", "echo out"]);
-    assert_eq!((text(&output.stdout), after_notice(&output)), ("out\n", "err\n"));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("o\nut\n", "err\n"));
     assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stub.questions().len(), 3, "it is told how things go, and does not ask");
     let (_, body) = stub.questions().swap_remove(0);
     assert!(body.contains(r#""cpu_cores":2"#) && body.contains(r#"["/bin/sh","-c","echo out"]"#), "{body}");
 }
 
 #[test]
 fn run_of_a_failing_command_ends_with_one() {
+    let events = event("1-0-0-3", "stderr", "no\n") + &event("1-1-0-0", "end", "EXECUTOR_ERROR");
     let stub = Stub::start(&[
         ("POST /v1/tasks", 200, &format!(r#"{{"id":"{ID}"}}"#)),
-        (&format!("GET /v1/tasks/{ID}?view=MINIMAL"), 200, r#"{"id":"x","state":"EXECUTOR_ERROR"}"#),
+        (&follow(), 200, &events),
         (&format!("GET /v1/tasks/{ID}?view=FULL"), 200, r#"{"logs":[{"logs":[{"exit_code":7}]}]}"#),
-        (&log("stdout"), 200, ""),
-        (&log("stderr"), 200, "no\n"),
         (&log("system"), 200, "why\n"),
     ]);
     let output = teamster(&stub, &["run", "false"]);
     assert_eq!(output.status.code(), Some(1));
     let expected = format!("no\nteamster: task {ID} ended as EXECUTOR_ERROR (exit code 7)\nwhy\n");
-    assert_eq!(after_notice(&output), expected);
+    assert_eq!(text(&output.stderr), expected);
+}
+
+#[test]
+fn logs_are_followed_to_the_end() {
+    let events = event("1-0-2-0", "stdout", "a\n") + &event("1-1-0-0", "system", "why\n");
+    let events = events + &event("1-1-0-0", "end", "EXECUTOR_ERROR");
+    let question = format!("{}&tail=5", follow());
+    let stub = Stub::start(&[(&question, 200, &events)]);
+    let output = teamster(&stub, &["task", "logs", "-f", "--tail", "5", ID]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("a\n", "why\n"));
+    assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]

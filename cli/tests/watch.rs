@@ -98,20 +98,6 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[tokio::test]
-async fn run_is_told_and_does_not_ask() {
-    let log = |stream: &str| format!("GET /v1/tasks/{ID}/logs?stream={stream}");
-    let stub = Stub::start(&[
-        ("POST /v1/tasks", 200, &format!(r#"{{"id":"{ID}"}}"#)),
-        (&log("stdout"), 200, "out\n"),
-        (&log("stderr"), 200, "err\n"),
-    ]);
-    let script = (vec![State::Queued, State::Running, State::Complete], Ok(()));
-    let output = teamster(&stub, vec![(ID, vec![script])], &["run", "x"]).await;
-    assert_eq!((text(&output.stdout), text(&output.stderr)), ("out\n", "err\n"));
-    assert_eq!(output.status.code(), Some(0));
-}
-
-#[tokio::test]
 async fn a_coordinator_that_goes_away_is_waited_for() {
     let stub = Stub::start(&[]);
     let gone = || Err(Status::unavailable("the coordinator is stopping"));

@@ -50,6 +50,12 @@ pub struct ExecutorLog {
     /// The end of its standard error.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stderr: String,
+    /// How much it wrote to standard output in all; 0 where that was not told.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stdout_bytes: u64,
+    /// The same of standard error.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stderr_bytes: u64,
     /// Whether the kernel killed it because its memory was used up.
     #[serde(skip_serializing_if = "is_false")]
     pub out_of_memory: bool,
@@ -64,6 +70,10 @@ pub struct OutputFileLog {
     pub path: String,
     /// Its size.
     pub size_bytes: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn is_false(truth: &bool) -> bool {

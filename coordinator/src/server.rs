@@ -17,6 +17,7 @@ use crate::cluster::Policy;
 use crate::config::{Config, ConfigError, RetryStarted};
 use crate::controller::{self, Event, Handle, Parts};
 use crate::disk::{self, Guard};
+use crate::log_hub::LogHub;
 use crate::metrics::Metrics;
 use crate::session::{self, Sessions};
 use crate::store::{self, StoreError};
@@ -95,10 +96,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         agents = %config.agents,
         "coordinator is up"
     );
+    let stop = shutdown.child_token();
+    let log_hub = Arc::new(LogHub::new(stop.clone()));
     let sessions = Sessions {
         controller: controller.clone(),
         cluster_id: opened.cluster_id.clone(),
         term: opened.term,
+        log_hub: log_hub.clone(),
         heartbeat: config.heartbeat.0,
     };
     let state = ApiState {
@@ -106,10 +110,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         reader: opened.reader,
         board,
         metrics,
+        log_hub,
         config: Arc::new(config),
         cluster_id: opened.cluster_id,
     };
-    let stop = shutdown.child_token();
     let mut parts = JoinSet::new();
     parts.spawn(tick(controller, stop.clone()));
     parts.spawn(watch_disk(guard, stop.clone()));

@@ -3,12 +3,14 @@
 
 mod path;
 mod path_pattern;
+mod reason;
 mod storage_url;
 mod task_id;
 mod units;
 
 pub use path::{AbsolutePath, PathError};
 pub use path_pattern::{NamePattern, PathPattern, PatternError, Wild, has_wildcards, without_escapes};
+pub use reason::Reason;
 pub use storage_url::{StorageUrlError, parse_storage_url};
 pub use task_id::{TaskId, TaskIdError};
 pub use units::{ByteCount, Period, UnitError};

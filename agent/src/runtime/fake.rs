@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal};
+use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal, Usage};
 use crate::assignment::{AttemptId, Resources};
 
 /// See the module.
@@ -114,7 +114,8 @@ impl FakeContainer {
     }
 
     fn end(&mut self, code: u32, out_of_memory: bool) {
-        self.run = Run::Exited(Exit { code, at: Timestamp::now(), out_of_memory });
+        let usage = Usage { peak_memory_bytes: Some(1 << 20), cpu_micros: 1500, ..Usage::default() };
+        self.run = Run::Exited(Exit { code, at: Timestamp::now(), out_of_memory, usage: Some(usage) });
     }
 
     fn number(&self, index: usize) -> u64 {

@@ -186,6 +186,21 @@ pub struct Exit {
     pub at: Timestamp,
     /// Whether the kernel killed something in it for memory.
     pub out_of_memory: bool,
+    /// What it used; none where that cannot be known.
+    pub usage: Option<Usage>,
+}
+
+/// What a container used, as its cgroup counted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The most memory at any time; none where the kernel does not count it.
+    pub peak_memory_bytes: Option<u64>,
+    /// CPU time in all.
+    pub cpu_micros: u64,
+    /// CPU time of its programs.
+    pub user_cpu_micros: u64,
+    /// CPU time of the kernel on its behalf.
+    pub system_cpu_micros: u64,
 }
 
 /// The two signals that the agent sends.

@@ -1,11 +1,12 @@
 //! The wire's words and ours. What the coordinator says is checked here before anybody acts on it; what it
 //! means for this node is decided elsewhere.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use teamster_proto::agent::v1 as wire;
-use teamster_values::{AbsolutePath, PathPattern};
+use teamster_values::{AbsolutePath, PathPattern, Reason};
 
 use super::Offer;
 use crate::assignment::{
@@ -51,7 +52,11 @@ pub(super) fn refusal(reason: &str) -> AttemptResult {
         started: false,
         executors: Vec::new(),
         outputs: Vec::new(),
-        system_logs: vec![format!("the node cannot understand the assignment: {reason}")],
+        system_logs: vec![
+            Reason::TaskRefused.line(format!("the node cannot understand the assignment: {reason}")),
+        ],
+        reason: Some(Reason::TaskRefused),
+        metadata: BTreeMap::new(),
         start_time: now,
         end_time: now,
     }
@@ -231,6 +236,8 @@ fn result(result: AttemptResult) -> wire::Result {
         stdout_tail: log.stdout_tail,
         stderr_tail: log.stderr_tail,
         out_of_memory: log.out_of_memory,
+        stdout_bytes: log.stdout_bytes,
+        stderr_bytes: log.stderr_bytes,
     });
     let outputs = result.outputs.into_iter().map(|file| wire::OutputFile {
         url: file.url,
@@ -246,6 +253,8 @@ fn result(result: AttemptResult) -> wire::Result {
         system_logs: result.system_logs,
         start_unix_micros: result.start_time.as_microsecond(),
         end_unix_micros: result.end_time.as_microsecond(),
+        metadata: result.metadata.into_iter().collect(),
+        reason: result.reason.map(|reason| reason.code().to_owned()).unwrap_or_default(),
     }
 }
 

@@ -5,6 +5,7 @@
 mod batches;
 mod cluster;
 mod convert;
+mod logs;
 mod offers;
 mod stream;
 
@@ -24,6 +25,7 @@ use crate::assignment::Resources;
 use crate::runtime::Runtime;
 use crate::supervisor::Event;
 
+pub use logs::Logs;
 pub use offers::{Offer, keep_offers};
 
 /// First and longest pause between two tries to reach the coordinator.

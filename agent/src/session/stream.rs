@@ -21,7 +21,7 @@ use crate::boot::BootInstant;
 use crate::supervisor::{Event, REPORTS_MAX};
 
 /// The version of the protocol that this agent speaks.
-const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 1;
 /// How long reaching the coordinator, and being welcomed, may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const WELCOME_DEADLINE: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub(super) struct Stream<'a> {
     silent_until: Instant,
 }
 
-fn down(reason: impl std::fmt::Display) -> Ended {
+pub(super) fn down(reason: impl std::fmt::Display) -> Ended {
     Ended::Down(reason.to_string())
 }
 
@@ -198,7 +198,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-async fn connect(coordinator: &str) -> Result<Channel, Ended> {
+pub(super) async fn connect(coordinator: &str) -> Result<Channel, Ended> {
     let endpoint = Endpoint::from_shared(format!("http://{coordinator}"))
         .map_err(|error| down(format!("'{coordinator}' is no address: {error}")))?
         .connect_timeout(CONNECT_DEADLINE)
@@ -246,7 +246,7 @@ fn opening(hello: wire::Hello, held: Vec<Held>) -> Vec<wire::AgentMessage> {
 }
 
 /// What a status means: a refusal is the coordinator's word, all else is the weather.
-fn ended_by(status: Status) -> Ended {
+pub(super) fn ended_by(status: Status) -> Ended {
     let reason = status.message().to_owned();
     match status.code() {
         Code::FailedPrecondition

@@ -80,6 +80,14 @@ struct Service(Mutex<mpsc::Sender<Call>>);
 #[tonic::async_trait]
 impl AgentService for Service {
     type SessionStream = ReceiverStream<Answer>;
+    type LogsStream = ReceiverStream<Result<wire::LogRequest, Status>>;
+
+    async fn logs(
+        &self,
+        _: Request<Streaming<wire::LogMessage>>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        Err(Status::unimplemented("this coordinator reads no logs"))
+    }
 
     async fn session(
         &self,

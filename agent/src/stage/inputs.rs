@@ -46,7 +46,7 @@ fn place_from_storage(
 ) -> Result<(), StageError> {
     let name = format!("{} ({url})", input.field);
     let metadata = readable(source.as_path()).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => StageError::Task(format!("{name}: there is no such file")),
+        ErrorKind::NotFound => StageError::Missing(format!("{name}: there is no such file")),
         ErrorKind::PermissionDenied => StageError::Task(format!("{name}: the task's user may not read it")),
         _ => fault(&name, &error),
     })?;

@@ -170,6 +170,9 @@ pub enum StageError {
     /// The task's own fault: it would fail elsewhere too.
     #[error("{0}")]
     Task(String),
+    /// The same: something that the task names is not there.
+    #[error("{0}")]
+    Missing(String),
     /// This node's fault, or that of the storage as this node sees it.
     #[error("{0}")]
     Node(String),

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use teamster_values::Reason;
+
 use super::result;
 use super::run::{Halt, Pauses, Run};
 use crate::assignment::{LossCause, Outcome, OutputFile, Report};
 use crate::attempt::{Phase, StopReason};
+use crate::kept_logs;
 use crate::runtime::{ContainerId, ContainerState, Exit, Signal};
 
 /// How long a killed process may take to be reported as ended, before we go on without its exit code.
@@ -25,9 +28,10 @@ impl Run {
                 self.stop(reason).await;
                 outcome_of(reason)
             }
-            Halt::Fault { outcome, reason } => {
-                tracing::warn!(task = %id.task, attempt = id.attempt, ?outcome, reason, "cannot go on");
-                self.attempt.system_logs.push(reason);
+            Halt::Fault { outcome, reason, text } => {
+                tracing::warn!(task = %id.task, attempt = id.attempt, ?outcome, text, "cannot go on");
+                self.attempt.system_logs.push(reason.line(text));
+                self.attempt.reason = Some(reason);
                 // A reboot has killed everything; what is left of it is deleted with the rest.
                 if outcome != Outcome::Lost(LossCause::Reboot) {
                     self.kill_everything().await;
@@ -53,16 +57,15 @@ impl Run {
         }
         self.kill_everything().await;
         self.end_staging().await;
-        self.attempt.system_logs.push(
-            match reason {
-                StopReason::Canceled => "canceled",
-                StopReason::LeaseEnded => {
-                    "stopped: the coordinator was not heard for the length of the lease"
-                }
-                StopReason::NodeStopped => "stopped: the operator stopped the node",
+        let (reason, text) = match reason {
+            StopReason::Canceled => (Reason::Canceled, "canceled"),
+            StopReason::LeaseEnded => {
+                (Reason::NodeLost, "stopped: the coordinator was not heard for the length of the lease")
             }
-            .to_owned(),
-        );
+            StopReason::NodeStopped => (Reason::NodeStopped, "stopped: the operator stopped the node"),
+        };
+        self.attempt.system_logs.push(reason.line(text));
+        self.attempt.reason = Some(reason);
     }
 
     /// SIGTERM, the grace period, SIGKILL; keeps how the executor ended if that can be known.
@@ -221,8 +224,18 @@ impl Run {
         }
         runtime.release_attempt(self.id()).await.map_err(|error| error.to_string())?;
         self.node.staging.release(&self.dir).await.map_err(|error| error.to_string())?;
-        let dir = self.dir.clone();
-        self.on_disk(move || dir.delete()).await.map_err(|error| format!("failed to {error}"))
+        let (dir, id) = (self.dir.clone(), self.id());
+        let data_dir = self.node.config.data_dir.clone();
+        let are_kept = !self.node.config.log_retention.0.is_zero();
+        self.on_disk(move || {
+            if are_kept && let Err(error) = kept_logs::keep(&data_dir, &dir, id) {
+                // The tails are safe with the result; the space of an attempt must not be lost over the rest.
+                tracing::warn!(attempt = %id, %error, "failed to keep logs");
+            }
+            dir.delete()
+        })
+        .await
+        .map_err(|error| format!("failed to {error}"))
     }
 }
 

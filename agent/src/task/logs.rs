@@ -16,12 +16,21 @@ pub fn tail_limit(executors: usize) -> usize {
     TAIL_BYTES.min(ALL_TAILS_BYTES / (2 * executors.max(1)))
 }
 
+/// The end of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// The last part, valid UTF-8.
+    pub tail: String,
+    /// How long the whole stream is.
+    pub size_bytes: u64,
+}
+
 /// The end of the file, at most `limit` bytes of valid UTF-8; what is not UTF-8 becomes U+FFFD. A file that
 /// does not exist is empty.
-pub fn tail(path: &Path, limit: usize) -> io::Result<String> {
+pub fn end_of(path: &Path, limit: usize) -> io::Result<End> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(End::default()),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
@@ -29,7 +38,7 @@ pub fn tail(path: &Path, limit: usize) -> io::Result<String> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::with_capacity(limit.min(length as usize));
     file.take(limit as u64).read_to_end(&mut bytes)?;
-    Ok(text(&bytes, start > 0, limit))
+    Ok(End { tail: text(&bytes, start > 0, limit), size_bytes: length })
 }
 
 fn text(bytes: &[u8], cut: bool, limit: usize) -> String {
@@ -51,7 +60,9 @@ mod tests {
     fn tail_of(bytes: &[u8], limit: usize) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        tail(file.path(), limit).unwrap()
+        let end = end_of(file.path(), limit).unwrap();
+        assert_eq!(end.size_bytes, bytes.len() as u64);
+        end.tail
     }
 
     #[test]
@@ -59,7 +70,7 @@ mod tests {
         assert_eq!(tail_of(b"hello", 100), "hello");
         assert_eq!(tail_of(b"hello", 3), "llo");
         assert_eq!(tail_of(b"", 3), "");
-        assert_eq!(tail(Path::new("/nonexistent/file"), 3).unwrap(), "");
+        assert_eq!(end_of(Path::new("/nonexistent/file"), 3).unwrap(), End::default());
     }
 
     #[test]

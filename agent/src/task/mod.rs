@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::assignment::Resources;
 use crate::attempt::StopReason;
 use crate::config::Config;
+use crate::log_reader::Stages;
 use crate::runtime::Runtime;
 
 pub use run::{Run, Until};
@@ -40,6 +41,8 @@ pub struct Node {
     pub staging: Arc<dyn Staging>,
     /// Owns what waits for the local disk, so that nobody leaves while a record is being written.
     pub disk: TaskTracker,
+    /// How far the attempts of this node are, for whoever reads their logs.
+    pub stages: Arc<Stages>,
 }
 
 /// What the supervisor wants of an attempt. Orders are never taken back.

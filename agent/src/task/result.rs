@@ -1,6 +1,7 @@
 //! What is kept of an attempt that ended, made small enough for one message whatever the task did.
 
 use jiff::Timestamp;
+use teamster_values::Reason;
 
 use crate::assignment::{AttemptResult, Outcome, OutputFile};
 use crate::attempt::Attempt;
@@ -18,6 +19,8 @@ pub(super) fn conclude(
     started: bool,
     mut outputs: Vec<OutputFile>,
 ) -> AttemptResult {
+    let metadata = attempt.measured.metadata(&attempt.executors);
+    let reason = reason(attempt, outcome);
     let mut system_logs = std::mem::take(&mut attempt.system_logs);
     let all = outputs.len();
     let mut room = OUTPUTS_BYTES;
@@ -41,8 +44,23 @@ pub(super) fn conclude(
         executors: std::mem::take(&mut attempt.executors),
         outputs,
         system_logs: bounded(system_logs),
+        reason,
+        metadata,
         start_time: attempt.taken_up,
         end_time: Timestamp::now().max(attempt.taken_up),
+    }
+}
+
+/// Why the attempt did not end well.
+fn reason(attempt: &Attempt, outcome: Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Complete => None,
+        Outcome::ExecutorError => {
+            let is_memory = attempt.executors.last().is_some_and(|log| log.out_of_memory);
+            let other = attempt.reason.unwrap_or(Reason::CommandFailed);
+            Some(if is_memory { Reason::OutOfMemory } else { other })
+        }
+        Outcome::SystemError | Outcome::Canceled | Outcome::Lost(_) => attempt.reason,
     }
 }
 

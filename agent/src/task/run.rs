@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use teamster_values::Reason;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,37 +45,47 @@ pub(super) enum Halt {
     /// It was told to end.
     Stop(StopReason),
     /// It cannot go on; the reason is for the user.
-    Fault { outcome: Outcome, reason: String },
+    Fault { outcome: Outcome, reason: Reason, text: String },
 }
 
 impl Halt {
-    pub(super) fn lost(reason: impl Into<String>) -> Self {
-        Self::Fault { outcome: Outcome::Lost(LossCause::NodeFault), reason: reason.into() }
+    /// This node is at fault.
+    pub(super) fn lost(text: impl Into<String>) -> Self {
+        let outcome = Outcome::Lost(LossCause::NodeFault);
+        Self::Fault { outcome, reason: Reason::NodeFault, text: text.into() }
     }
 
-    pub(super) fn refused(reason: impl Into<String>) -> Self {
-        Self::Fault { outcome: Outcome::SystemError, reason: reason.into() }
+    /// The task is, and would be elsewhere too.
+    pub(super) fn refused(reason: Reason, text: impl Into<String>) -> Self {
+        Self::Fault { outcome: Outcome::SystemError, reason, text: text.into() }
+    }
+
+    pub(super) fn from_inputs(error: StageError) -> Self {
+        match error {
+            StageError::Missing(text) => Self::refused(Reason::InputMissing, text),
+            StageError::Task(text) => Self::refused(Reason::InputUnusable, text),
+            StageError::Node(text) => Self::lost(text),
+        }
+    }
+
+    pub(super) fn from_outputs(error: StageError) -> Self {
+        match error {
+            StageError::Missing(text) | StageError::Task(text) => Self::refused(Reason::OutputUnusable, text),
+            StageError::Node(text) => Self::lost(text),
+        }
     }
 }
 
 impl From<RuntimeError> for Halt {
     fn from(error: RuntimeError) -> Self {
+        let text = error.to_string();
         match error {
-            RuntimeError::ImageNotFound { .. }
-            | RuntimeError::ImageUnusable { .. }
-            | RuntimeError::CommandUnusable(_) => Self::refused(error.to_string()),
+            RuntimeError::ImageNotFound { .. } => Self::refused(Reason::ImageNotFound, text),
+            RuntimeError::ImageUnusable { .. } => Self::refused(Reason::ImageUnusable, text),
+            RuntimeError::CommandUnusable(_) => Self::refused(Reason::CommandUnusable, text),
             RuntimeError::Unavailable(_) | RuntimeError::NotFound(_) | RuntimeError::Failed { .. } => {
-                Self::lost(error.to_string())
+                Self::lost(text)
             }
-        }
-    }
-}
-
-impl From<StageError> for Halt {
-    fn from(error: StageError) -> Self {
-        match error {
-            StageError::Task(reason) => Self::refused(reason),
-            StageError::Node(reason) => Self::lost(reason),
         }
     }
 }
@@ -178,7 +189,8 @@ impl Run {
         if self.attempt.boot_id != self.node.boot_id {
             return Err(Halt::Fault {
                 outcome: Outcome::Lost(LossCause::Reboot),
-                reason: "the node was restarted while it had the task".to_owned(),
+                reason: Reason::NodeRestarted,
+                text: "the node was restarted while it had the task".to_owned(),
             });
         }
         if let Some(reason) = self.attempt.stopping {

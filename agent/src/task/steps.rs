@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use teamster_values::ByteCount;
+use teamster_values::{ByteCount, Reason};
+use tokio::time::Instant;
 
 use super::logs;
 use super::plan::{self, Plan};
@@ -31,27 +32,36 @@ impl Run {
         let (id, limits) = (self.id(), self.attempt.assignment.limits);
         let runtime = &self.node.runtime;
         self.patiently(|| runtime.prepare_attempt(id, &limits)).await??;
-        let images = async { self.resolve_images().await };
-        let inputs = async { self.node.staging.stage_in(&plan).await.map_err(Halt::from) };
+        let begun = Instant::now();
+        let images = async { self.resolve_images().await.map(|images| (images, begun.elapsed())) };
+        let staging = &self.node.staging;
+        let inputs =
+            async { staging.stage_in(&plan).await.map(|()| begun.elapsed()).map_err(Halt::from_inputs) };
         // Either may be dropped: the stager takes its child along, and looking up an image changes nothing.
-        let (images, ()) = self.unless_stopped(async { tokio::try_join!(images, inputs) }).await??;
+        let both = self.unless_stopped(async { tokio::try_join!(images, inputs) }).await??;
+        let ((images, pull_time), stage_in_time) = both;
+        self.attempt.measured.prepared(&images, pull_time, stage_in_time);
         self.images = images;
         self.enter(Phase::Created(0)).await
     }
 
     /// From [`Phase::Created`]: makes the container, to be started next.
     pub(super) async fn create(&mut self, executor: u32) -> Result<(), Halt> {
+        // What an executor that may fail came to is no reason for the next one's end.
+        self.attempt.reason = None;
         let plan = self.plan()?;
         if self.images.is_empty() {
             self.images = self.resolve_images().await?;
         }
-        self.unless_stopped(self.node.staging.capture_stdin(&plan, executor)).await??;
+        let captured = self.unless_stopped(self.node.staging.capture_stdin(&plan, executor)).await?;
+        captured.map_err(Halt::from_inputs)?;
         let dir = self.dir.clone();
         self.on_disk(move || dir.make_logs(executor))
             .await
             .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
         let image = self.images.get(executor as usize).cloned();
-        let image = image.ok_or_else(|| Halt::refused(format!("there is no executor {executor}")))?;
+        let image = image
+            .ok_or_else(|| Halt::refused(Reason::TaskRefused, format!("there is no executor {executor}")))?;
         let spec = plan.container(executor, image);
         let runtime = &self.node.runtime;
         match self.patiently(|| runtime.create(&spec)).await? {
@@ -116,10 +126,12 @@ impl Run {
     async fn unusable(&mut self, executor: u32, reason: &str) -> Result<(), Halt> {
         let denied = reason.to_ascii_lowercase().contains("permission denied");
         let code = if denied { EXIT_NOT_EXECUTABLE } else { EXIT_NOT_FOUND };
-        self.attempt.system_logs.push(format!("executor {executor}: cannot start the command: {reason}"));
+        let line = format!("executor {executor}: cannot start the command: {reason}");
+        self.attempt.system_logs.push(Reason::CommandUnusable.line(line));
+        self.attempt.reason = Some(Reason::CommandUnusable);
         let at = Timestamp::now();
         self.attempt.started_at = Some(at);
-        self.executor_ended(executor, Exit { code, at, out_of_memory: false }).await
+        self.executor_ended(executor, Exit { code, at, out_of_memory: false, usage: None }).await
     }
 
     async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
@@ -130,10 +142,10 @@ impl Run {
         match installed? {
             Ok(()) => {}
             // The failure of the command itself is what the user must hear of.
-            Err(StageError::Task(reason)) if self.has_failed() => {
+            Err(StageError::Task(reason) | StageError::Missing(reason)) if self.has_failed() => {
                 self.attempt.system_logs.push(format!("warning: {reason}"));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Halt::from_outputs(error)),
         }
         let id = self.id();
         tracing::info!(task = %id.task, attempt = id.attempt, executor, exit_code = exit.code, "executor ended");
@@ -145,30 +157,33 @@ impl Run {
         let limit = logs::tail_limit(self.attempt.assignment.executors.len());
         let (stdout, stderr) = (self.dir.stdout(executor), self.dir.stderr(executor));
         let read = move |path: std::path::PathBuf| {
-            logs::tail(&path, limit).map_err(|source| RecordError::Io {
+            logs::end_of(&path, limit).map_err(|source| RecordError::Io {
                 action: "read the log",
                 path,
                 source,
             })
         };
-        let (stdout_tail, stderr_tail) = self
+        let (stdout, stderr) = self
             .on_disk(move || Ok((read(stdout)?, read(stderr)?)))
             .await
             .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
         if exit.out_of_memory {
             let limit = ByteCount(self.attempt.assignment.limits.memory_bytes);
             let line = out_of_memory(executor, exit.code, limit);
-            self.attempt.system_logs.push(line);
+            self.attempt.system_logs.push(Reason::OutOfMemory.line(line));
         }
         let start_time = self.attempt.started_at.unwrap_or(self.attempt.taken_up);
         self.attempt.executors.push(ExecutorLog {
             exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX),
             start_time,
             end_time: exit.at.max(start_time),
-            stdout_tail,
-            stderr_tail,
+            stdout_tail: stdout.tail,
+            stderr_tail: stderr.tail,
             out_of_memory: exit.out_of_memory,
+            stdout_bytes: stdout.size_bytes,
+            stderr_bytes: stderr.size_bytes,
         });
+        self.attempt.measured.used(exit.usage);
         Ok(())
     }
 
@@ -187,7 +202,9 @@ impl Run {
         // What the task left running could still change what is copied now.
         self.kill_everything().await;
         let failed = self.has_failed();
+        let begun = Instant::now();
         let staged = self.stage_out().await?;
+        self.attempt.measured.staged_out(begun.elapsed());
         failpoint::pass("outputs-staged");
         let (outcome, outputs) = match staged {
             Ok(staged) => {
@@ -195,11 +212,12 @@ impl Run {
                 self.attempt.system_logs.extend(warnings);
                 (Outcome::Complete, staged.files)
             }
-            Err(StageError::Task(reason) | StageError::Node(reason)) if failed => {
+            Err(error) if failed => {
+                let reason = error.to_string();
                 self.attempt.system_logs.push(format!("warning: {reason}"));
                 (Outcome::ExecutorError, Vec::new())
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Halt::from_outputs(error)),
         };
         self.conclude(if failed { Outcome::ExecutorError } else { outcome }, outputs).await;
         Ok(())
@@ -235,13 +253,13 @@ impl Run {
         }
         let (assignment, config) = (&self.attempt.assignment, &self.node.config);
         policy::check(assignment, &config.sandbox, &self.node.capacity).or_else(|refusal| match refusal {
-            Refusal::Wrong(_) => Err(Halt::refused(refusal.to_string())),
+            Refusal::Wrong(_) => Err(Halt::refused(Reason::TaskRefused, refusal.to_string())),
             // What was taken up goes on, even if the agent now offers less than it did.
             Refusal::TooLarge(_) if self.attempt.started() => Ok(()),
             Refusal::TooLarge(_) => Err(Halt::lost(refusal.to_string())),
         })?;
         let plan = plan::plan(assignment, &config.sandbox, &config.storage, &self.dir)
-            .map_err(|error| Halt::refused(format!("the task cannot run: {error}")))?;
+            .map_err(|error| Halt::refused(Reason::TaskRefused, format!("the task cannot run: {error}")))?;
         let plan = Arc::new(plan);
         self.plan = Some(plan.clone());
         Ok(plan)

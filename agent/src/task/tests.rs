@@ -65,6 +65,7 @@ impl FakeStaging {
         }
         match self.fail.lock().unwrap().get(name) {
             Some(StageError::Task(reason)) => Err(StageError::Task(reason.clone())),
+            Some(StageError::Missing(reason)) => Err(StageError::Missing(reason.clone())),
             Some(StageError::Node(reason)) => Err(StageError::Node(reason.clone())),
             None => Ok(()),
         }
@@ -125,6 +126,7 @@ impl Bench {
             runtime: self.runtime.clone(),
             staging: self.staging.clone(),
             disk: TaskTracker::new(),
+            stages: Arc::default(),
         })
     }
 

@@ -53,6 +53,7 @@ pub use serve::serve;
 use crate::board::Board;
 use crate::config::Config;
 use crate::controller::Handle;
+use crate::log_hub::LogHub;
 use crate::metrics::Metrics;
 use crate::store::Reader;
 use error::ApiError;
@@ -77,6 +78,8 @@ pub struct ApiState {
     pub board: Arc<Board>,
     /// Where requests are counted, and what `/metrics` shows.
     pub metrics: Metrics,
+    /// Where nodes are asked for what executors wrote.
+    pub log_hub: Arc<LogHub>,
     /// What the operator decided.
     pub config: Arc<Config>,
     /// Name of the cluster.

@@ -136,7 +136,8 @@ pub(super) fn task(task: StoredTask, reading: Reading<'_>) -> TaskView {
         return TaskView { id, state, spec: None, logs: Vec::new(), creation_time: None };
     }
     let creation_time = Some(task.created());
-    let logs = task_logs(task.attempts, &task.status, reading);
+    let mut logs = task_logs(task.attempts, &task.status, reading);
+    add_queue_times(&mut logs, task.head.created);
     let spec = task.spec.map(|mut spec| {
         if reading.view == View::Basic {
             spec.inputs.iter_mut().for_each(|input| input.content = None);
@@ -168,6 +169,19 @@ fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading
         logs.last_mut().expect("one was just pushed where there was none").system_logs.extend(notes);
     }
     logs
+}
+
+/// How long each attempt had to wait: since the task came, or since the attempt before ended.
+fn add_queue_times(logs: &mut [TaskLogView], created: Timestamp) {
+    let mut since = Some(created);
+    for log in logs {
+        if let (Some(since), Some(start)) = (since, log.start_time) {
+            let millis = start.duration_since(since).as_millis().max(0);
+            let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+            log.metadata.insert("queue_seconds".to_owned(), seconds);
+        }
+        since = log.end_time;
+    }
 }
 
 fn attempt_under_way(row: &LiveRow) -> TaskLogView {

@@ -70,7 +70,7 @@ pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: C
     let (controller, _) = controller::start(parts).unwrap();
     let storage = STORAGE.map(|path| AbsolutePath::parse(path).unwrap()).to_vec();
     let config = Arc::new(Config { storage, ..config });
-    ApiState { controller, reader, board, metrics, config, cluster_id }
+    ApiState { controller, reader, board, metrics, log_hub: Arc::default(), config, cluster_id }
 }
 
 pub(super) async fn send(router: Router, request: Request<Body>) -> Answer {

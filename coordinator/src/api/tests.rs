@@ -56,6 +56,8 @@ pub(super) fn rows() -> Vec<Change> {
         stdout: "out\n".into(),
         stderr: "err\n".into(),
         out_of_memory: false,
+        stdout_bytes: 4,
+        stderr_bytes: 4,
     };
     let output = OutputFileLog { url: "/mnt/shared/x".into(), path: "/x".into(), size_bytes: 5_000_000_000 };
     let ended = AttemptLog {
@@ -90,9 +92,12 @@ async fn shows_an_ended_task_in_three_views() {
     let minimal = json!({ "id": task_id(1), "state": "EXECUTOR_ERROR" });
     assert_eq!(stand.get(&path).await.json(), minimal);
     assert_eq!(stand.get(&format!("{path}?view=minimal")).await.json(), minimal);
-    let metadata = |node| json!({ "node": node, "vm_price_per_hour_usd": "0" });
+    let metadata =
+        |node| json!({ "node": node, "vm_price_per_hour_usd": "0", "queue_seconds": "1767323045.000" });
     let mut metadata_of_second = metadata("n1");
     metadata_of_second["peak_memory_bytes"] = json!("7");
+    // When the attempt before ended is not known, so neither is how long this one waited.
+    metadata_of_second.as_object_mut().unwrap().remove("queue_seconds");
     let mut expected = json!({
         "id": task_id(1),
         "state": "EXECUTOR_ERROR",
@@ -130,7 +135,7 @@ async fn shows_what_is_under_way_and_why_a_task_waits() {
     let stand = Stand::with(&rows());
     let running = stand.get(&format!("/v1/tasks/{}?view=BASIC", task_id(2))).await.json();
     assert_eq!(running["state"], "RUNNING");
-    let metadata = json!({ "node": "n1", "vm_price_per_hour_usd": "0" });
+    let metadata = json!({ "node": "n1", "vm_price_per_hour_usd": "0", "queue_seconds": "1767326400.000" });
     let log =
         json!({ "logs": [], "outputs": [], "start_time": "2026-01-02T04:00:00Z", "metadata": metadata });
     assert_eq!(running["logs"], json!([log]));

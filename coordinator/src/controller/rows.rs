@@ -102,6 +102,8 @@ impl Controller {
         log.metadata.insert("attempt".to_owned(), end.placement.attempt.to_string());
         if let Some(loss) = end.lost {
             log.system_logs.push(words::lost(loss, node));
+            let reason = words::reason(loss).code().to_owned();
+            log.metadata.entry("reason".to_owned()).or_insert(reason);
         }
         if let Some(TaskState::Queued { not_before, .. }) = next {
             let wait = Duration::from_millis(not_before.since(self.now()));

@@ -2,11 +2,23 @@
 
 use std::time::Duration;
 
+use teamster_values::Reason;
+
 use crate::cluster::Loss;
+
+/// The code of a loss.
+pub(super) fn reason(loss: Loss) -> Reason {
+    match loss {
+        Loss::Reboot => Reason::NodeRestarted,
+        Loss::NodeFault => Reason::NodeFault,
+        Loss::LeaseEnded | Loss::Forgotten => Reason::NodeLost,
+        Loss::NodeStopped => Reason::NodeStopped,
+    }
+}
 
 /// Why an attempt is held to be dead.
 pub(super) fn lost(loss: Loss, node: &str) -> String {
-    match loss {
+    let text = match loss {
         Loss::Reboot => format!("lost: node '{node}' was restarted"),
         Loss::NodeFault => format!("lost: node '{node}' failed it"),
         Loss::LeaseEnded => {
@@ -14,7 +26,8 @@ pub(super) fn lost(loss: Loss, node: &str) -> String {
         }
         Loss::NodeStopped => format!("lost: the operator stopped node '{node}'"),
         Loss::Forgotten => format!("lost: node '{node}' came back and knows nothing of it"),
-    }
+    };
+    reason(loss).line(text)
 }
 
 /// What follows when it is made again.

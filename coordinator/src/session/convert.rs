@@ -1,6 +1,8 @@
 //! The wire's words and ours. The only file besides the session itself that knows both; what an agent says
 //! is checked here before anybody believes it.
 
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use teamster_proto::agent::v1 as wire;
 use teamster_values::{TaskId, has_wildcards, without_escapes};
@@ -14,6 +16,9 @@ use crate::spec::{self, FileType, TaskSpec};
 
 /// More than this of anything is a broken agent: 1 PiB, or as many thousandths of a CPU.
 const CAPACITY_MAX: u64 = 1 << 50;
+
+/// The most that the metadata of an attempt may take.
+const METADATA_BYTES_MAX: usize = 16 << 10;
 
 pub(super) fn hello(hello: wire::Hello) -> Result<AgentHello, Status> {
     let capacity = hello.capacity.unwrap_or_default();
@@ -102,6 +107,8 @@ fn log(result: wire::Result) -> AttemptLog {
         exit_code: log.exit_code,
         stdout: log.stdout_tail,
         stderr: log.stderr_tail,
+        stdout_bytes: log.stdout_bytes,
+        stderr_bytes: log.stderr_bytes,
         out_of_memory: log.out_of_memory,
     });
     let outputs = result.outputs.into_iter().map(|file| OutputFileLog {
@@ -115,8 +122,26 @@ fn log(result: wire::Result) -> AttemptLog {
         executors: executors.collect(),
         outputs: outputs.collect(),
         system_logs: result.system_logs,
-        ..AttemptLog::default()
+        metadata: metadata(result.metadata, result.reason),
+        node: None,
     }
+}
+
+/// What was measured, and why it did not end well. A healthy agent has a dozen short entries; more than
+/// [`METADATA_BYTES_MAX`] is a broken one's, and is cut.
+fn metadata(measured: HashMap<String, String>, reason: String) -> BTreeMap<String, String> {
+    let mut entries: BTreeMap<_, _> = measured.into_iter().collect();
+    if !reason.is_empty() {
+        entries.insert("reason".to_owned(), reason);
+    }
+    let mut room = METADATA_BYTES_MAX;
+    entries.retain(|key, value| {
+        let size = key.len() + value.len();
+        let fits = size <= room;
+        room -= if fits { size } else { 0 };
+        fits
+    });
+    entries
 }
 
 /// Zero is the wire's word for "not known".

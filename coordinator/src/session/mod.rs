@@ -2,8 +2,10 @@
 //! nothing and remembers nothing, so that losing it loses nothing.
 
 mod convert;
+mod logs;
 mod stream;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use teamster_proto::agent::v1 as wire;
@@ -15,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::controller::Handle;
+use crate::log_hub::LogHub;
 
 /// Largest message that an agent may send: an inventory chunk or a batch of results with their log tails.
 const INCOMING_BYTES_MAX: usize = 16 << 20;
@@ -30,6 +33,8 @@ pub(crate) struct Sessions {
     pub(crate) cluster_id: String,
     /// How often its database was opened; agents obey no lower one.
     pub(crate) term: u64,
+    /// Where readers of live logs wait.
+    pub(crate) log_hub: Arc<LogHub>,
     /// Time between heartbeats.
     pub(crate) heartbeat: Duration,
 }
@@ -67,6 +72,7 @@ pub(crate) async fn serve(
 #[tonic::async_trait]
 impl wire::agent_service_server::AgentService for Service {
     type SessionStream = ReceiverStream<Result<wire::CoordinatorMessage, Status>>;
+    type LogsStream = ReceiverStream<Result<wire::LogRequest, Status>>;
 
     async fn session(
         &self,
@@ -77,6 +83,16 @@ impl wire::agent_service_server::AgentService for Service {
         // The answer begins at once, so that an agent which waits for it before it speaks is served too.
         self.tracker.spawn(session.drive(self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn logs(
+        &self,
+        request: Request<Streaming<wire::LogMessage>>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let (outgoing, requests) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+        let logs = logs::Logs { sessions: self.sessions.clone(), incoming: request.into_inner(), outgoing };
+        self.tracker.spawn(logs.drive(self.shutdown.clone()));
+        Ok(Response::new(ReceiverStream::new(requests)))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod end;
 mod hierarchy;
+mod usage;
 
 use std::fs;
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use self::end::release;
 use self::hierarchy::{Hierarchies, Hierarchy, Version};
+pub(super) use self::usage::usage;
 use super::ContainerId;
 use crate::assignment::{AttemptId, Resources};
 

@@ -87,8 +87,9 @@ impl Containerd {
     }
 }
 
-/// The cgroup's own count says whether it was memory; it is there until the task is deleted.
+/// The cgroup's own counts say whether it was memory, and what was used; they are there until the task is
+/// deleted.
 fn exit(id: ContainerId, code: u32, at: Option<prost_types::Timestamp>) -> Exit {
     let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok()).unwrap_or_else(Timestamp::now);
-    Exit { code, at, out_of_memory: cgroup::has_oom_kill(id) }
+    Exit { code, at, out_of_memory: cgroup::has_oom_kill(id), usage: cgroup::usage(id) }
 }

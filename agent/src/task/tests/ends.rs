@@ -35,7 +35,7 @@ async fn says_what_could_not_be_started_and_what_the_kernel_killed() {
     let result = bench.result_of(assignment(1, &["oom"])).await;
     assert_eq!(result.outcome, Outcome::ExecutorError);
     assert!(result.executors[0].out_of_memory);
-    let line = "out of memory: executor 0 was killed by the kernel at its limit of 2GiB";
+    let line = "OUT_OF_MEMORY: out of memory: executor 0 was killed by the kernel at its limit of 2GiB";
     assert!(result.system_logs.iter().any(|found| found == line), "{result:?}");
 }
 

@@ -106,6 +106,8 @@ fn log(exit_code: i32) -> ExecutorLog {
         stdout_tail: "kept".into(),
         stderr_tail: String::new(),
         out_of_memory: false,
+        stdout_bytes: 4,
+        stderr_bytes: 0,
     }
 }
 
