@@ -12,7 +12,7 @@ use teamster_agent::stage::{StageError, StagedOut};
 /// The text of an error that is the task's own fault.
 fn own_fault<T: std::fmt::Debug>(result: Result<T, StageError>) -> String {
     match result {
-        Err(StageError::Task(text)) => text,
+        Err(StageError::Task(text) | StageError::Missing(text)) => text,
         other => panic!("should be the task's fault: {other:?}"),
     }
 }
