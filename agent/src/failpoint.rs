@@ -22,6 +22,7 @@ pub const NAMES: &[&str] = &[
     "executor-ended",
     "ended.before",
     "ended.after",
+    "container-removed",
     "outputs-staged",
     "staged.before",
     "staged.after",

@@ -36,6 +36,7 @@ impl Run {
                 if outcome != Outcome::Lost(LossCause::Reboot) {
                     self.kill_everything().await;
                     self.end_staging().await;
+                    self.keep_last_words().await;
                 }
                 outcome
             }
@@ -57,6 +58,7 @@ impl Run {
         }
         self.kill_everything().await;
         self.end_staging().await;
+        self.keep_last_words().await;
         let (reason, text) = match reason {
             StopReason::Canceled => (Reason::Canceled, "canceled"),
             StopReason::LeaseEnded => {
@@ -87,9 +89,16 @@ impl Run {
         // It may have ended, and been written down, right before the order came.
         if let Some(exit) = exit
             && self.attempt.executors.len() == id.executor as usize
-            && self.keep_log(id.executor, exit).await.is_err()
         {
-            tracing::warn!(container = %id, "the logs of a stopped executor cannot be read");
+            self.keep_exit(id.executor, exit);
+        }
+    }
+
+    /// What an executor that was ended, or that ended right before the trouble, has written.
+    async fn keep_last_words(&mut self) {
+        let may_lack_them = matches!(self.attempt.phase, Phase::Started(_) | Phase::Ended(_));
+        if may_lack_them && self.keep_tails().await.is_err() {
+            tracing::warn!(attempt = %self.id(), "the logs of the last executor cannot be read");
         }
     }
 

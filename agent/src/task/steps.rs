@@ -136,25 +136,39 @@ impl Run {
 
     async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
         failpoint::pass("executor-ended");
-        let plan = self.plan()?;
-        let installed = self.unless_stopped(self.node.staging.install_streams(&plan, executor)).await;
-        self.keep_log(executor, exit).await?;
-        match installed? {
-            Ok(()) => {}
-            // The failure of the command itself is what the user must hear of.
-            Err(StageError::Task(reason) | StageError::Missing(reason)) if self.has_failed() => {
-                self.attempt.system_logs.push(format!("warning: {reason}"));
-            }
-            Err(error) => return Err(Halt::from_outputs(error)),
-        }
+        self.keep_exit(executor, exit);
         let id = self.id();
         tracing::info!(task = %id.task, attempt = id.attempt, executor, exit_code = exit.code, "executor ended");
         self.enter(Phase::Ended(executor)).await
     }
 
-    /// Adds the log of an executor to the record in memory.
-    pub(super) async fn keep_log(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+    /// Adds the end of an executor to the record in memory, without what it wrote: its last bytes may still
+    /// be on their way until the container is removed.
+    pub(super) fn keep_exit(&mut self, executor: u32, exit: Exit) {
+        if exit.out_of_memory {
+            let limit = ByteCount(self.attempt.assignment.limits.memory_bytes);
+            let line = out_of_memory(executor, exit.code, limit);
+            self.attempt.system_logs.push(Reason::OutOfMemory.line(line));
+        }
+        let start_time = self.attempt.started_at.unwrap_or(self.attempt.taken_up);
+        self.attempt.executors.push(ExecutorLog {
+            exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX),
+            start_time,
+            end_time: exit.at.max(start_time),
+            stdout_tail: String::new(),
+            stderr_tail: String::new(),
+            out_of_memory: exit.out_of_memory,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+        });
+        self.attempt.measured.used(exit.usage);
+    }
+
+    /// Adds what the executor that ended last wrote, once its container is removed and the streams are whole.
+    pub(super) async fn keep_tails(&mut self) -> Result<(), Halt> {
+        let Some(last) = self.attempt.executors.len().checked_sub(1) else { return Ok(()) };
         let limit = logs::tail_limit(self.attempt.assignment.executors.len());
+        let executor = u32::try_from(last).unwrap_or(u32::MAX);
         let (stdout, stderr) = (self.dir.stdout(executor), self.dir.stderr(executor));
         let read = move |path: std::path::PathBuf| {
             logs::end_of(&path, limit).map_err(|source| RecordError::Io {
@@ -167,40 +181,40 @@ impl Run {
             .on_disk(move || Ok((read(stdout)?, read(stderr)?)))
             .await
             .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
-        if exit.out_of_memory {
-            let limit = ByteCount(self.attempt.assignment.limits.memory_bytes);
-            let line = out_of_memory(executor, exit.code, limit);
-            self.attempt.system_logs.push(Reason::OutOfMemory.line(line));
-        }
-        let start_time = self.attempt.started_at.unwrap_or(self.attempt.taken_up);
-        self.attempt.executors.push(ExecutorLog {
-            exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX),
-            start_time,
-            end_time: exit.at.max(start_time),
-            stdout_tail: stdout.tail,
-            stderr_tail: stderr.tail,
-            out_of_memory: exit.out_of_memory,
-            stdout_bytes: stdout.size_bytes,
-            stderr_bytes: stderr.size_bytes,
-        });
-        self.attempt.measured.used(exit.usage);
+        let log = &mut self.attempt.executors[last];
+        (log.stdout_tail, log.stdout_bytes) = (stdout.tail, stdout.size_bytes);
+        (log.stderr_tail, log.stderr_bytes) = (stderr.tail, stderr.size_bytes);
         Ok(())
     }
 
-    /// From [`Phase::Ended`]: the next executor, or the outputs.
+    /// From [`Phase::Ended`]: removes the container, which waits for the last bytes of its streams, and takes
+    /// those; then the next executor, or the outputs.
     pub(super) async fn after_executor(&mut self, executor: u32) -> Result<(), Halt> {
-        if self.attempt.executors_are_done(executor) {
-            return self.finalize().await;
+        let is_last = self.attempt.executors_are_done(executor);
+        if is_last {
+            // What the task left running could still change what is copied now.
+            self.kill_everything().await;
+        } else {
+            let id = ContainerId { attempt: self.id(), executor };
+            let runtime = &self.node.runtime;
+            self.patiently(|| runtime.remove(id)).await??;
         }
-        let id = ContainerId { attempt: self.id(), executor };
-        let runtime = &self.node.runtime;
-        self.patiently(|| runtime.remove(id)).await??;
-        self.enter(Phase::Created(executor + 1)).await
+        failpoint::pass("container-removed");
+        let plan = self.plan()?;
+        let installed = self.unless_stopped(self.node.staging.install_streams(&plan, executor)).await;
+        self.keep_tails().await?;
+        match installed? {
+            Ok(()) => {}
+            // The failure of the command itself is what the user must hear of.
+            Err(StageError::Task(reason) | StageError::Missing(reason)) if self.has_failed() => {
+                self.attempt.system_logs.push(format!("warning: {reason}"));
+            }
+            Err(error) => return Err(Halt::from_outputs(error)),
+        }
+        if is_last { self.finalize().await } else { self.enter(Phase::Created(executor + 1)).await }
     }
 
     async fn finalize(&mut self) -> Result<(), Halt> {
-        // What the task left running could still change what is copied now.
-        self.kill_everything().await;
         let failed = self.has_failed();
         let begun = Instant::now();
         let staged = self.stage_out().await?;

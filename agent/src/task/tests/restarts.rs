@@ -133,6 +133,14 @@ fn left_in(bench: &Bench, phase: Phase) -> Attempt {
     };
     attempt.executors = (0..ended).map(|_| log(0)).collect();
     bench.dir().make().unwrap();
+    for executor in 0..ended {
+        bench.dir().make_logs(executor).unwrap();
+        std::fs::write(bench.dir().stdout(executor), "kept").unwrap();
+    }
+    if let (Phase::Ended(_), Some(last)) = (phase, attempt.executors.last_mut()) {
+        // What it wrote is taken when its container is gone.
+        last.stdout_tail.clear();
+    }
     bench.dir().store(&attempt).unwrap();
     attempt
 }
