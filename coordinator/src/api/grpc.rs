@@ -61,9 +61,7 @@ impl TaskService for Service {
         let (config, is_large) = (self.api.state.config.clone(), task.encoded_len() > LARGE_BODY_BYTES);
         let read = move || -> Result<_, ApiError> {
             let request = request::check(ask::task(task), &config)?;
-            // The same task may be encoded in many ways: what was understood is what is compared.
-            let body = serde_json::to_vec(&request.spec).expect("a spec has text keys only");
-            let once = once::once(key, &request.spec, &body, &config);
+            let once = once::once(key, &request.spec, &config);
             Ok((request, once))
         };
         let (request, once) = if is_large {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use super::error::ApiError;
 use crate::config::Config;
-use crate::controller::Once;
+use crate::controller::{Digest, Once};
 use crate::spec::TaskSpec;
 
 /// The header that names a request.
@@ -37,19 +38,21 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Ok(key.to_str().ok().map(|key| format!("key:{key}")))
 }
 
-/// By what a request is known when it comes again; nothing where each counts for itself.
-pub(super) fn once(key: Option<String>, spec: &TaskSpec, body: &[u8], config: &Config) -> Option<Once> {
+/// By what a request is known when it comes again; nothing where each counts for itself. What was understood is what
+/// is compared: one task may be written in many ways, over REST and over gRPC.
+pub(super) fn once(key: Option<String>, spec: &TaskSpec, config: &Config) -> Option<Once> {
     let is_call = config.deduplicate_cromwell && is_call_of_cromwell(spec);
     if key.is_none() && !is_call {
         return None;
     }
-    let body_sha256 = HEXLOWER.encode(&Sha256::digest(body));
+    let written = serde_json::to_vec(spec).expect("a spec has text keys only");
+    let sha256 = HEXLOWER.encode(&Sha256::digest(written));
     let (key, period) = match key {
         Some(key) => (key, KEY_PERIOD),
-        // Equal bodies have equal tags and descriptions.
-        None => (format!("cromwell:{body_sha256}"), CROMWELL_PERIOD),
+        // Equal tasks have equal tags and descriptions.
+        None => (format!("cromwell:{sha256}"), CROMWELL_PERIOD),
     };
-    Some(Once { key, body_sha256, period })
+    Some(Once { key, digest: Digest::new(&sha256), period })
 }
 
 /// Each attempt at each call of a workflow has a description of its own, so two equal requests are one.

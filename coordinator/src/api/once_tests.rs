@@ -47,9 +47,11 @@ async fn a_hundred_at_once_make_one_task() {
     let stand = Stand::of(state, directory);
     assert_eq!(count(&stand).await, 1);
 
+    let rewritten = r#" {"executors":[{"command":["c"],"image":"i","env":null,"x":1}],"tags":{},"name":"t","id":"mine"} "#;
+    assert_eq!(id(&post(&stand, "k", rewritten).await), ids[0], "the task is compared, not its text");
     let other = post(&stand, "k", &task("u")).await;
     assert_eq!((other.status, other.json()["status_code"].clone()), (StatusCode::CONFLICT, json!(409)));
-    assert_eq!(other.json()["msg"], "this Idempotency-Key was used before, with another body");
+    assert_eq!(other.json()["msg"], "this Idempotency-Key was used before, for another task");
     assert_ne!(id(&post(&stand, "K", &task("t")).await), ids[0], "a key is taken as it is");
     assert_eq!(count(&stand).await, 2);
 }
@@ -82,7 +84,7 @@ async fn keys_are_remembered_over_a_restart_for_as_long_as_they_count() {
     };
     let old = crate::store::RememberedRequest {
         id: TaskId::from_bytes([9; 16]),
-        body_sha256: "other".into(),
+        digest: "task:other".into(),
         until: jiff::Timestamp::UNIX_EPOCH,
     };
     let old =

@@ -52,7 +52,7 @@ pub(super) async fn create(
     let config = api.state.config.clone();
     let read = move || -> Result<_, ApiError> {
         let request = request::parse(&body, &config)?;
-        let once = once::once(key, &request.spec, &body, &config);
+        let once = once::once(key, &request.spec, &config);
         Ok((request, once))
     };
     let (request, once) = if is_large {

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 pub use event::Submission;
 pub use event::{AgentHello, Event, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 pub use handle::{CancelAnswer, Handle, Stopped, SubmitError};
-pub use once::{KeyReused, Once};
+pub use once::{Digest, KeyReused, Once};
 
 use crate::board::{Board, Progress};
 use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};

@@ -19,15 +19,36 @@ const FORGOTTEN_AT_ONCE_MAX: usize = 256;
 pub struct Once {
     /// Its name, among its owner's.
     pub key: String,
-    /// Hash of all that was sent, in hexadecimal.
-    pub body_sha256: String,
+    /// What is asked for: equal for equal tasks, however they were written.
+    pub digest: Digest,
     /// How long it is remembered.
     pub period: Duration,
 }
 
+/// A task as a hash of its checked form, behind a word that says so: what older programs have stored is a hash of
+/// the bytes of a body, which says nothing about another body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digest(String);
+
+/// What tells our digests from older ones.
+const DIGEST_MARK: &str = "task:";
+
+impl Digest {
+    /// That of the task whose hash is `sha256`, in hexadecimal.
+    pub fn new(sha256: &str) -> Self {
+        Self(format!("{DIGEST_MARK}{sha256}"))
+    }
+
+    /// Whether `stored` may be the same task. Of a digest of the older kind that cannot be known; then the key
+    /// decides, because a second task is worse than an answer to a client that uses a key twice.
+    fn may_be(&self, stored: &str) -> bool {
+        !stored.starts_with(DIGEST_MARK) || stored == self.0
+    }
+}
+
 /// The name was used before, for something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this Idempotency-Key was used before, with another body")]
+#[error("this Idempotency-Key was used before, for another task")]
 pub struct KeyReused;
 
 /// Owner and key, to what is remembered of the request.
@@ -48,7 +69,7 @@ impl Controller {
         };
         let found = found.filter(|request| request.until > Timestamp::now());
         let answer = |request: RememberedRequest| {
-            if request.body_sha256 == once.body_sha256 { Ok(request.id) } else { Err(KeyReused) }
+            if once.digest.may_be(&request.digest) { Ok(request.id) } else { Err(KeyReused) }
         };
         Ok(found.map(answer))
     }
@@ -56,7 +77,7 @@ impl Controller {
     /// Notes the first of its kind.
     pub(super) fn note(&self, owner: &str, once: Once, id: TaskId, decided: &mut Decided) {
         let until = Timestamp::now().saturating_add(once.period).unwrap_or(Timestamp::MAX);
-        let request = RememberedRequest { id, body_sha256: once.body_sha256, until };
+        let request = RememberedRequest { id, digest: once.digest.0, until };
         decided.remembered.insert((owner.to_owned(), once.key), request);
     }
 
@@ -67,5 +88,17 @@ impl Controller {
             decided.forgotten = self.reader.remembered_until(Timestamp::now(), FORGOTTEN_AT_ONCE_MAX)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_program_stored_is_not_held_against_a_task() {
+        let digest = Digest::new("ab");
+        assert!(digest.may_be("task:ab") && !digest.may_be("task:cd"));
+        assert!(digest.may_be("ab") && digest.may_be("cd"));
     }
 }

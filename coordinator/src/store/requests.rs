@@ -15,8 +15,10 @@ use super::{StoreError, record};
 pub struct RememberedRequest {
     /// The task that it made.
     pub id: TaskId,
-    /// Hash of all that was sent, in hexadecimal.
-    pub body_sha256: String,
+    /// What was asked for, as a digest. Older programs put that of the bytes of the body here, hence the name on
+    /// disk; whoever compares must tell the two apart.
+    #[serde(rename = "body_sha256")]
+    pub digest: String,
     /// Until when it counts.
     pub until: Timestamp,
 }
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     fn request(number: u8, until: Timestamp) -> RememberedRequest {
-        RememberedRequest { id: TaskId::from_bytes([number; 16]), body_sha256: "ab".into(), until }
+        RememberedRequest { id: TaskId::from_bytes([number; 16]), digest: "ab".into(), until }
     }
 
     fn remembered(owner: &str, key: &str, request: RememberedRequest) -> Change {

@@ -1,5 +1,6 @@
 //! Tasks that come and go by gRPC are those of REST, and what is wrong with them is said in the same words.
 
+use axum::http::Request;
 use serde_json::{Value, json};
 use teamster_proto::tes::v1 as wire;
 use tonic::Code;
@@ -230,6 +231,27 @@ async fn lists_are_those_of_rest() {
     let named = stand.list(named).await.unwrap().tasks;
     assert_eq!(named.len(), 1);
     assert_eq!((named[0].id.as_str(), &named[0].name), (ids[3].as_str(), &None), "MINIMAL is the default");
+}
+
+#[tokio::test]
+async fn a_named_request_is_one_by_either_door() {
+    let mut stand = Stand::new().await;
+    let (json, message) = both_forms();
+    for (key, grpc_first) in [("a", true), ("b", false)] {
+        let mut by_grpc = tonic::Request::new(wire::CreateTaskRequest { task: Some(message.clone()) });
+        by_grpc.metadata_mut().insert("idempotency-key", key.parse().unwrap());
+        let by_rest = Request::post("/v1/tasks").header("Idempotency-Key", key);
+        let by_rest = by_rest.body(json.to_string().into()).unwrap();
+        let (grpc, rest) = if grpc_first {
+            let grpc = stand.client.create_task(by_grpc).await.unwrap().into_inner().id;
+            (grpc, stand.rest(by_rest).await)
+        } else {
+            let rest = stand.rest(by_rest).await;
+            (stand.client.create_task(by_grpc).await.unwrap().into_inner().id, rest)
+        };
+        assert_eq!(rest, json!({ "id": grpc }));
+    }
+    assert_eq!(stand.list(wire::ListTasksRequest::default()).await.unwrap().tasks.len(), 2);
 }
 
 #[tokio::test]
