@@ -113,6 +113,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         log_hub,
         config: Arc::new(config),
         cluster_id: opened.cluster_id,
+        secret: opened.secret,
     };
     let mut parts = JoinSet::new();
     parts.spawn(tick(controller, stop.clone()));

@@ -17,6 +17,7 @@ mod nodes;
 mod once;
 mod operate;
 mod origin;
+mod page_token;
 mod request;
 mod response;
 mod serve;
@@ -55,7 +56,7 @@ use crate::config::Config;
 use crate::controller::Handle;
 use crate::log_hub::LogHub;
 use crate::metrics::Metrics;
-use crate::store::Reader;
+use crate::store::{Reader, Secret};
 use error::ApiError;
 
 /// The two prefixes under which engines look for the API.
@@ -84,6 +85,8 @@ pub struct ApiState {
     pub config: Arc<Config>,
     /// Name of the cluster.
     pub cluster_id: String,
+    /// What page tokens are signed with.
+    pub secret: Secret,
 }
 
 /// What the handlers share.

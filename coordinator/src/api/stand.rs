@@ -45,7 +45,7 @@ pub(super) fn state(data_dir: &Path, rows: &[Change]) -> ApiState {
 
 /// The same with its disk under somebody's eyes, and with what an operator may decide.
 pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: Config) -> ApiState {
-    let Opened { mut writer, reader, cluster_id, .. } = store::open(data_dir).unwrap();
+    let Opened { mut writer, reader, cluster_id, secret, .. } = store::open(data_dir).unwrap();
     writer.commit(rows).unwrap();
     let board = Arc::new(Board::default());
     let policy = Policy {
@@ -70,7 +70,7 @@ pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: C
     let (controller, _) = controller::start(parts).unwrap();
     let storage = STORAGE.map(|path| AbsolutePath::parse(path).unwrap()).to_vec();
     let config = Arc::new(Config { storage, ..config });
-    ApiState { controller, reader, board, metrics, log_hub: Arc::default(), config, cluster_id }
+    ApiState { controller, reader, board, metrics, log_hub: Arc::default(), config, cluster_id, secret }
 }
 
 pub(super) async fn send(router: Router, request: Request<Body>) -> Answer {

@@ -233,6 +233,20 @@ async fn lists_page_by_page() {
         token = listed["next_page_token"].as_str().unwrap_or_default().to_owned();
     }
     assert_eq!(seen, ids);
+    let first = stand.get("/v1/tasks?page_size=2&state=queued&tag_key=").await;
+    assert_eq!(first.status, StatusCode::BAD_REQUEST, "an empty key is none");
+    let first = stand.get("/v1/tasks?page_size=2&state=queued&name_prefix=t").await.json();
+    let token = first["next_page_token"].as_str().unwrap();
+    let other_view = format!("view=FULL&name_prefix=t&state=QUEUED&page_token={token}");
+    let next = stand.get(&format!("/ga4gh/tes/v1/tasks?{other_view}")).await;
+    assert_eq!(next.json()["tasks"][0]["id"], ids[2], "another view and size are the same list");
+    for other in
+        ["", "&state=QUEUED", "&state=RUNNING&name_prefix=t", "&state=QUEUED&name_prefix=t&tag_key=k"]
+    {
+        let answer = stand.get(&format!("/v1/tasks?page_size=2&page_token={token}{other}")).await;
+        let msg = answer.json()["msg"].as_str().unwrap().to_owned();
+        assert!(msg.starts_with("page_token: belongs to a list with other filters; "), "{other}: {msg}");
+    }
     let count = async |query: &str| {
         stand.get(&format!("/v1/tasks?{query}")).await.json()["tasks"].as_array().unwrap().len()
     };

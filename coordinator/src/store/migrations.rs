@@ -6,9 +6,10 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::StoreError;
 use super::open::Shared;
+use super::secret::Secret;
 use super::tables::{
     ATTEMPTS, CLUSTER_ID, FINALS, FINALS_BY_END, FINALS_BY_STATE, HEADS, IDS, LIVE, META, REQUESTS,
-    REQUESTS_BY_END, SCHEMA_VERSION, SPECS, TERM,
+    REQUESTS_BY_END, SCHEMA_VERSION, SECRET, SPECS, TERM,
 };
 use super::writer;
 
@@ -25,18 +26,25 @@ const STEPS: [Step; CURRENT as usize - 1] = [index_ends];
 pub(super) struct Identity {
     pub(super) cluster_id: String,
     pub(super) term: u64,
+    pub(super) secret: Secret,
+}
+
+/// What a database gets that has none yet.
+pub(super) struct New {
+    pub(super) cluster_id: String,
+    pub(super) secret: Secret,
 }
 
 /// Brings the database up to date, begins a new term, and puts both on disk in the given transaction.
-/// `new_cluster_id` is taken where the database has none, which is so only when it was just made.
+/// Of `new` is taken what the database has not: all of it when it was just made.
 pub(super) fn begin_term(
     shared: &Shared,
     transaction: &WriteTransaction,
-    new_cluster_id: &str,
+    new: New,
 ) -> Result<Identity, StoreError> {
     let failed = |error: redb::Error| StoreError::from_redb(&shared.path, error);
     let damaged = |reason: &str| StoreError::Damaged { path: shared.path.clone(), reason: reason.to_owned() };
-    let [version, cluster_id, term] = read_meta(transaction).map_err(failed)?;
+    let [version, cluster_id, term, secret] = read_meta(transaction).map_err(failed)?;
     if version.is_none() && (cluster_id.is_some() || has_tables(transaction).map_err(failed)?) {
         // Another program's redb file, or ours without its mark: adding tables to it would spoil it.
         return Err(StoreError::Foreign { path: shared.path.clone() });
@@ -54,36 +62,42 @@ pub(super) fn begin_term(
     }
     let cluster_id = match cluster_id {
         Some(bytes) => String::from_utf8(bytes).map_err(|_| damaged("its cluster id is no text"))?,
-        None => new_cluster_id.to_owned(),
+        None => new.cluster_id,
     };
     let term = match term {
         Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| damaged("its term is no number"))?),
         None => 0,
     } + 1;
-    write_meta(transaction, &cluster_id, term).map_err(failed)?;
-    Ok(Identity { cluster_id, term })
+    let secret = match secret {
+        Some(bytes) => Secret::from_bytes(&bytes).ok_or_else(|| damaged("its secret has not 32 bytes"))?,
+        None => new.secret,
+    };
+    let identity = Identity { cluster_id, term, secret };
+    write_meta(transaction, &identity).map_err(failed)?;
+    Ok(identity)
 }
 
 fn has_tables(transaction: &WriteTransaction) -> Result<bool, redb::Error> {
     Ok(transaction.list_tables()?.next().is_some() || transaction.list_multimap_tables()?.next().is_some())
 }
 
-/// Version, cluster id and term, without making the table where it does not exist.
-fn read_meta(transaction: &WriteTransaction) -> Result<[Option<Vec<u8>>; 3], redb::Error> {
+/// Version, cluster id, term and secret, without making the table where it does not exist.
+fn read_meta(transaction: &WriteTransaction) -> Result<[Option<Vec<u8>>; 4], redb::Error> {
     let exists = transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == "meta");
     if !exists {
-        return Ok([None, None, None]);
+        return Ok([None, None, None, None]);
     }
     let meta = transaction.open_table(META)?;
     let read = |key| -> Result<_, redb::Error> { Ok(meta.get(key)?.map(|bytes| bytes.value().to_vec())) };
-    Ok([read(SCHEMA_VERSION)?, read(CLUSTER_ID)?, read(TERM)?])
+    Ok([read(SCHEMA_VERSION)?, read(CLUSTER_ID)?, read(TERM)?, read(SECRET)?])
 }
 
-fn write_meta(transaction: &WriteTransaction, cluster_id: &str, term: u64) -> Result<(), redb::Error> {
+fn write_meta(transaction: &WriteTransaction, identity: &Identity) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     meta.insert(SCHEMA_VERSION, CURRENT.to_be_bytes().as_slice())?;
-    meta.insert(CLUSTER_ID, cluster_id.as_bytes())?;
-    meta.insert(TERM, term.to_be_bytes().as_slice())?;
+    meta.insert(CLUSTER_ID, identity.cluster_id.as_bytes())?;
+    meta.insert(SECRET, identity.secret.as_bytes().as_slice())?;
+    meta.insert(TERM, identity.term.to_be_bytes().as_slice())?;
     // Readers can open only tables that exist, so all of them are made here.
     transaction.open_table(HEADS)?;
     transaction.open_table(SPECS)?;

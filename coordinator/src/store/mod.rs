@@ -10,6 +10,7 @@ mod page;
 mod reader;
 mod record;
 mod requests;
+mod secret;
 mod tables;
 mod writer;
 
@@ -19,6 +20,7 @@ pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};
 pub use record::{Asks, FinalRow, FinalState, Head, LiveRow, LiveState, Shown};
 pub use requests::{ForgottenRequest, RememberedRequest};
+pub use secret::Secret;
 pub use writer::{Change, Ended, Writer};
 
 #[cfg(test)]

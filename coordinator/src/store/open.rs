@@ -11,8 +11,9 @@ use redb::Database;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::migrations::{self, Identity};
+use super::migrations::{self, Identity, New};
 use super::reader::Reader;
+use super::secret::Secret;
 use super::writer::{self, Writer};
 
 /// Name of the database in the data directory.
@@ -41,6 +42,8 @@ pub struct Opened {
     pub reader: Reader,
     /// Name of the cluster, made with the database.
     pub cluster_id: String,
+    /// What this cluster signs with.
+    pub secret: Secret,
     /// How often the database was opened, this time included. On disk.
     pub term: u64,
 }
@@ -93,6 +96,7 @@ pub(super) fn open_within(data_dir: &Path, patience: Duration) -> Result<Opened,
         writer: Writer::new(shared.clone()),
         reader: Reader::new(shared),
         cluster_id: identity.cluster_id,
+        secret: identity.secret,
         term: identity.term,
     })
 }
@@ -156,8 +160,10 @@ fn open_file(path: &Path, deadline: Instant) -> Result<Database, StoreError> {
 
 fn begin_term(shared: &Shared) -> Result<Identity, StoreError> {
     let transaction = writer::begin(shared)?;
-    let new_cluster_id = Uuid::now_v7().to_string();
-    let identity = migrations::begin_term(shared, &transaction, &new_cluster_id)?;
+    let secret = Secret::new()
+        .map_err(|error| StoreError::Failed { path: shared.path.clone(), reason: error.to_string() })?;
+    let new = New { cluster_id: Uuid::now_v7().to_string(), secret };
+    let identity = migrations::begin_term(shared, &transaction, new)?;
     transaction.commit().map_err(|error| StoreError::from_redb(&shared.path, error))?;
     Ok(identity)
 }

@@ -11,6 +11,10 @@ pub(super) const SCHEMA_VERSION: &str = "schema_version";
 pub(super) const CLUSTER_ID: &str = "cluster_id";
 /// In [`META`]: how often the database was opened, `u64`.
 pub(super) const TERM: &str = "term";
+/// In [`META`]: 32 random bytes, made with the database or by the first program that needed them. What this cluster
+/// gives out and takes back is signed with them. A program that does not know them leaves them alone, so they need no
+/// version of the layout of their own.
+pub(super) const SECRET: &str = "secret";
 /// In [`META`]: the highest sequence number ever given to a task, `u64`.
 pub(super) const LAST_SEQ: &str = "last_seq";
 

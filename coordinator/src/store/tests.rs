@@ -54,7 +54,7 @@ fn file_bytes(directory: &Path) -> Vec<u8> {
 #[test]
 fn a_task_survives_each_step_and_a_reopening() {
     let directory = tempfile::tempdir().unwrap();
-    let Opened { mut writer, reader, cluster_id, term } = open(directory.path()).unwrap();
+    let Opened { mut writer, reader, cluster_id, term, secret } = open(directory.path()).unwrap();
     assert_eq!((term, reader.next_seq().unwrap()), (1, 1));
     writer.commit(&[accepted(1, "a"), accepted(2, "b")]).unwrap();
     assert_eq!(
@@ -82,6 +82,7 @@ fn a_task_survives_each_step_and_a_reopening() {
 
     let opened = open(directory.path()).unwrap();
     assert_eq!((opened.cluster_id, opened.term), (cluster_id, 2));
+    assert_eq!(opened.secret.as_bytes(), secret.as_bytes(), "what was signed before is still good");
     let reader = opened.reader;
     assert_eq!(reader.next_seq().unwrap(), 3);
     assert_eq!(reader.live().unwrap(), vec![(2, task_id(2), running(1))]);
@@ -201,7 +202,7 @@ fn a_page_is_bounded_in_rows_and_in_bytes() {
 fn reads_schema_version_1() {
     let directory = tempfile::tempdir().unwrap();
     fixture::write_schema_1(&directory.path().join("state.redb"));
-    let Opened { mut writer, reader, cluster_id, term } = open(directory.path()).unwrap();
+    let Opened { mut writer, reader, cluster_id, term, .. } = open(directory.path()).unwrap();
     assert_eq!((cluster_id.as_str(), term, reader.next_seq().unwrap()), ("c-1", 5, 4));
     let task = reader.task(&TaskId::from_bytes(fixture::id(1)), Want::Everything).unwrap().unwrap();
     assert_eq!(task.head.id, TaskId::from_bytes(fixture::id(1)));

@@ -217,8 +217,13 @@ async fn lists_are_those_of_rest() {
     let second = stand.rest_get(&format!("/v1/tasks?page_size=2&page_token={token}")).await;
     assert_eq!(second["tasks"][0]["id"], ids[2]);
     let token = second["next_page_token"].as_str().unwrap().to_owned();
-    let third = stand.list(wire::ListTasksRequest { page_token: token, ..two.clone() }).await.unwrap();
+    let third =
+        stand.list(wire::ListTasksRequest { page_token: token.clone(), ..two.clone() }).await.unwrap();
     assert_eq!((names(&third), third.next_page_token), (vec!["t0".to_owned()], None));
+    let elsewhere = wire::ListTasksRequest { page_token: token, state: State::Queued.into(), ..two.clone() };
+    let status = stand.list(elsewhere).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("page_token: belongs to a list with other filters"), "{status}");
 
     let even = wire::ListTasksRequest {
         tags: [("parity".to_owned(), "0".to_owned())].into(),
