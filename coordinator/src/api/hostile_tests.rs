@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::serve_patiently;
+use super::serve::{Patience, serve_patiently};
 use super::stand::{self, Stand};
 
 /// A served API.
@@ -23,13 +23,17 @@ struct Served {
 }
 
 impl Served {
-    async fn start(next_request_timeout: Duration) -> Self {
+    async fn start(next_request: Duration) -> Self {
+        Self::with(Patience { next_request, stall: LONG }).await
+    }
+
+    async fn with(patience: Patience) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = stand::state(directory.path(), &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut serving = JoinSet::new();
-        serving.spawn(serve_patiently(listener, state, shutdown.clone(), next_request_timeout));
+        serving.spawn(serve_patiently(listener, state, shutdown.clone(), patience));
         Self { address, shutdown, serving, _directory: directory }
     }
 
@@ -109,22 +113,46 @@ async fn a_request_has_one_end() {
         TASK.len()
     );
     let head = |fields: &str| format!("POST /v1/tasks HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n");
-    // Two lengths: the chunks count, as HTTP has it, and the connection ends there.
-    for fields in
-        ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"]
-    {
-        let answer = served.exchange(format!("{}{chunked}{smuggled}", head(fields)).as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "what follows is not looked at: {answer}");
-    }
-    assert_eq!(served.tasks().await, 2);
-    for (fields, body) in [
+    let answer = served
+        .exchange(format!("{}{chunked}{smuggled}", head("transfer-encoding: chunked")).as_bytes())
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "what follows chunks is not looked at: {answer}");
+    assert_eq!(served.tasks().await, 1);
+    let both = |first: &str, second: &str| (format!("{first}\r\n{second}"), format!("{chunked}{smuggled}"));
+    let (length, chunks) = ("content-length: 4", "transfer-encoding: chunked");
+    let wrong = [
+        both(length, chunks),
+        both(chunks, length),
+        both("Content-Length: 0", "Transfer-Encoding: chunked"),
+        both("TRANSFER-ENCODING:chunked", "x: y\r\nCONTENT-LENGTH:4"),
+        both(length, length),
+        both("x: y\r\n folded", length),
+        both("x: y\ncontent-length: 0", length),
+        both("x: y\rcontent-length: 0", length),
+        both("x: \0", length),
+        both("content-length : 4", "x: y"),
+    ];
+    let wrong = wrong.iter().map(|(fields, body)| (fields.as_str(), body.clone()));
+    let more = [
         ("content-length: 4\r\ncontent-length: 5", format!("{{}}  {smuggled}")),
         ("content-length: -1", smuggled.clone()),
         ("content-length: 99999999999999999999", smuggled.clone()),
         ("transfer-encoding: chunked, identity", format!("{chunked}{smuggled}")),
         ("transfer-encoding: chunked", format!("{:x}\r\n{TASK}\r\nZZ\r\n", TASK.len())),
-    ] {
+    ];
+    // Behind an honest request on the same connection, too.
+    let honest = format!("{}{TASK}", head(&format!("content-length: {}", TASK.len())));
+    for (fields, body) in wrong.clone().chain(more.clone()) {
+        let answer = served.exchange(format!("{honest}{}{body}", head(fields)).as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 400 "),
+            "{fields}: {answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{fields}: {answer}");
+    }
+    assert_eq!(served.tasks().await, 1 + 15);
+    for (fields, body) in wrong.chain(more) {
         let answer = served.exchange(format!("{}{body}", head(fields)).as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{fields}: {answer}");
         assert_eq!(
@@ -133,7 +161,19 @@ async fn a_request_has_one_end() {
             "{fields}: what follows is not looked at: {answer}"
         );
     }
-    assert_eq!(served.tasks().await, 2);
+    assert_eq!(served.tasks().await, 1 + 15);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_takes_nothing_of_an_answer_is_dropped() {
+    let served = Served::with(Patience { next_request: LONG, stall: Duration::from_millis(50) }).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    // Thousands of answers, more than the kernel holds for somebody who reads none of them.
+    let asking = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(64);
+    while stream.write_all(asking.as_bytes()).await.is_ok() {}
+    // One that reads is served meanwhile.
+    assert_eq!(served.tasks().await, 0);
     served.stop().await;
 }
 

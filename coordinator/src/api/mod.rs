@@ -22,6 +22,7 @@ mod request;
 mod response;
 mod serve;
 mod service_info;
+mod strict_heads;
 mod tasks;
 
 #[cfg(test)]

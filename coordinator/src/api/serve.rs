@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,15 +19,25 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::error::Abandoned;
+use super::strict_heads::Strict;
 use super::{ApiState, router};
 
 /// Connections at the same time; more wait in the kernel's queue. Each idle one costs some kilobytes.
 pub(super) const CONNECTIONS_MAX: usize = 8192;
 
-/// How long a connection may take to send the head of its next request. It also ends idle connections, so
-/// it is longer than the idle time of the engines' own pools (60 s): whoever closes first while the other
-/// one sends loses a request, and some clients do not repeat it.
-const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long is waited for clients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the head of a connection's next request. It also ends idle connections, so it is longer than the idle
+    /// time of the engines' own pools (60 s): whoever closes first while the other one sends loses a request, and
+    /// some clients do not repeat it.
+    pub(super) next_request: Duration,
+    /// For a client to take more of its answer. One that follows a log and stands still is better off coming back.
+    pub(super) stall: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { next_request: Duration::from_secs(75), stall: Duration::from_secs(120) };
 
 /// How long requests under way may go on after the order to stop.
 pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,15 +47,15 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves the API on `listener` until `shutdown`, then lets requests under way end within 10 seconds.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
-    serve_patiently(listener, state, shutdown, NEXT_REQUEST_TIMEOUT).await
+    serve_patiently(listener, state, shutdown, PATIENCE).await
 }
 
-/// The same, with another time for the head of a request.
+/// The same with other times.
 pub(super) async fn serve_patiently(
     listener: TcpListener,
     state: ApiState,
     shutdown: CancellationToken,
-    next_request_timeout: Duration,
+    patience: Patience,
 ) -> io::Result<()> {
     let router = router(state);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -54,7 +64,7 @@ pub(super) async fn serve_patiently(
     // Cancel safe: a connection that is accepted is spawned in the same step.
     while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
         let (router, shutdown, cut) = (router.clone(), shutdown.clone(), cut.clone());
-        connections.spawn(connection(stream, slot, router, shutdown, cut, next_request_timeout));
+        connections.spawn(connection(stream, slot, router, shutdown, cut, patience));
     }
     drop(listener);
     connections.close();
@@ -88,7 +98,7 @@ async fn connection(
     router: Router,
     shutdown: CancellationToken,
     cut: CancellationToken,
-    next_request_timeout: Duration,
+    patience: Patience,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "failed to set up a connection");
@@ -97,8 +107,8 @@ async fn connection(
     let service = service_fn(move |request| answer(router.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(next_request_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        .header_read_timeout(patience.next_request)
+        .serve_connection(TokioIo::new(Strict::new(stream, patience.stall)), service);
     let mut connection = pin!(connection);
     let mut is_stopping = false;
     let ended = loop {
@@ -119,10 +129,15 @@ async fn connection(
 
 /// An error here makes hyper close the connection without a word.
 async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
-    let response = match router.oneshot(request.map(Body::new)).await {
+    // No engine sends chunks. Where they end is not followed, so nothing is read behind them.
+    let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = match router.oneshot(request.map(Body::new)).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
+    if is_last {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     match response.extensions().get::<Abandoned>() {
         Some(abandoned) => Err(*abandoned),
         None => Ok(response),
