@@ -14,6 +14,10 @@ const ALLOWED: &str = include_str!("seccomp-syscalls.txt");
 /// into the kernel, and no task needs them.
 const SOCKET_FAMILIES: [u64; 4] = [1, 2, 10, 16];
 
+/// A pair is of Unix sockets. For any other family the kernel makes both sockets, loading the family's module
+/// for it, before it finds that the family has no pairs; and TIPC has some.
+const PAIR_FAMILY: u64 = SOCKET_FAMILIES[0];
+
 /// Execution domains: Linux and 32-bit Linux, each also with uname 2.6, and the question which it is.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -32,6 +36,7 @@ pub(super) fn profile() -> LinuxSeccomp {
     // One rule for each value: rules are alternatives. Two "not equal" tests would let everything through.
     let equals = |value: &u64| argument(*value, None, LinuxSeccompOperator::ScmpCmpEq);
     syscalls.extend(SOCKET_FAMILIES.iter().map(|family| allow("socket", equals(family))));
+    syscalls.push(allow("socketpair", equals(&PAIR_FAMILY)));
     syscalls.extend(PERSONALITIES.iter().map(|persona| allow("personality", equals(persona))));
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActErrno)
@@ -94,7 +99,7 @@ mod tests {
         finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter io_uring_register \
         io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl mount mount_setattr move_mount \
         name_to_handle_at open_by_handle_at open_tree perf_event_open personality pidfd_getfd pivot_root \
-        quotactl reboot request_key sethostname setdomainname setns settimeofday socket socketcall swapoff \
+        quotactl reboot request_key sethostname setdomainname setns settimeofday socket socketcall socketpair swapoff \
         swapon syslog umount umount2 unshare userfaultfd vhangup";
 
     #[test]
