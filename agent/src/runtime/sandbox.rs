@@ -27,6 +27,10 @@ const OOM_SCORE_ADJ: i32 = 500;
 /// Open files: what programs get, and how far they may raise it, where this machine allows as much.
 const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
 
+/// Pseudo-terminals of a container. The kernel has 4096 for the whole machine, and whoever takes them all locks
+/// out every other container.
+const TERMINALS_MAX: u32 = 128;
+
 /// Files of the kernel that tell of the host.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
@@ -171,7 +175,8 @@ fn kernel_mounts(container: &ContainerSpec) -> Result<Vec<Mount>, OciSpecError> 
     // Counted as the task's memory anyway; half leaves room for the program itself.
     let shm = format!("size={}", container.limits.memory_bytes / 2);
     let dev = ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"];
-    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    let terminals = format!("max={TERMINALS_MAX}");
+    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", &terminals];
     let quiet = ["nosuid", "noexec", "nodev"];
     let special = |kind: &str, path: &str, options: &[&str]| mount(kind, Path::new(kind), path, options);
     let mut mounts = vec![
