@@ -15,6 +15,9 @@ pub struct TestImage {
     directories: Vec<String>,
     files: Vec<(PathBuf, String)>,
     texts: Vec<(String, String)>,
+    set_user_id: Vec<(PathBuf, String)>,
+    links: Vec<(String, String)>,
+    more_config: Vec<(String, serde_json::Value)>,
 }
 
 impl TestImage {
@@ -27,6 +30,9 @@ impl TestImage {
             directories: Vec::new(),
             files: Vec::new(),
             texts: Vec::new(),
+            set_user_id: Vec::new(),
+            links: Vec::new(),
+            more_config: Vec::new(),
         }
     }
 
@@ -57,6 +63,37 @@ impl TestImage {
     /// A program that is this text.
     pub fn script(mut self, path: &str, text: &str) -> Self {
         self.texts.push((path.trim_start_matches('/').to_owned(), text.to_owned()));
+        self
+    }
+
+    /// A program of this machine at `path` in the image, with the libraries that it is linked to.
+    ///
+    /// # Panics
+    /// When `ldd` cannot say which those are.
+    pub fn program(mut self, from: &Path, path: &str) -> Self {
+        let output = std::process::Command::new("ldd").arg(from).output().expect("run ldd");
+        let text = String::from_utf8(output.stdout).expect("paths of libraries are ASCII");
+        for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+            self = self.copy(Path::new(library), library);
+        }
+        self.copy(from, path)
+    }
+
+    /// A file of this machine at `path`, owned by root, that runs as its owner for whoever runs it.
+    pub fn set_user_id(mut self, from: &Path, path: &str) -> Self {
+        self.set_user_id.push((from.to_owned(), path.trim_start_matches('/').to_owned()));
+        self
+    }
+
+    /// A symbolic link at `path`, instead of what is otherwise there.
+    pub fn link(mut self, path: &str, target: &str) -> Self {
+        self.links.push((path.trim_start_matches('/').to_owned(), target.to_owned()));
+        self
+    }
+
+    /// A field of its configuration, instead of what it otherwise says.
+    pub fn config_field(mut self, name: &str, value: serde_json::Value) -> Self {
+        self.more_config.push((name.to_owned(), value));
         self
     }
 
@@ -107,12 +144,16 @@ impl TestImage {
 
     fn config(&self, layer: &[u8]) -> Vec<u8> {
         let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+        // What must not be obeyed.
+        let mut config = json!({"Env": self.env, "WorkingDir": self.workdir, "User": "0:0", "Entrypoint": ["/bin/false"],
+                       "Volumes": {"/volume": {}}, "Labels": {"containerd.io/restart.status": "running"}});
+        for (name, value) in &self.more_config {
+            config[name] = value.clone();
+        }
         json!({
             "architecture": architecture,
             "os": "linux",
-            // What must not be obeyed.
-            "config": {"Env": self.env, "WorkingDir": self.workdir, "User": "0:0", "Entrypoint": ["/bin/false"],
-                       "Volumes": {"/volume": {}}, "Labels": {"containerd.io/restart.status": "running"}},
+            "config": config,
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))]},
         })
         .to_string()
@@ -126,7 +167,8 @@ impl TestImage {
         let applets = String::from_utf8(output.stdout).expect("names of applets are ASCII");
         let mut tar = tar::Builder::new(Vec::new());
         let directories = ["bin", "etc", "tmp", "root", "dev", "proc", "sys"].map(str::to_owned);
-        for directory in directories.iter().chain(&self.directories) {
+        let is_link = |path: &str| self.links.iter().any(|(link, _)| link == path);
+        for directory in directories.iter().chain(&self.directories).filter(|path| !is_link(path)) {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Directory);
             header.set_mode(if directory == "tmp" { 0o1777 } else { 0o755 });
@@ -135,14 +177,15 @@ impl TestImage {
         }
         let program = std::fs::read(busybox).expect("read busybox");
         append(&mut tar, "bin/busybox", 0o755, &program);
-        append(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+        if !is_link("etc/passwd") && !is_link("etc") {
+            append(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+        }
         append(&mut tar, "bin/not-executable", 0o644, b"text\n");
         for applet in applets.lines().filter(|applet| !applet.is_empty() && *applet != "busybox") {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_mode(0o777);
-            header.set_size(0);
-            tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("write to memory");
+            append_link(&mut tar, &format!("bin/{applet}"), "busybox");
+        }
+        for (path, target) in &self.links {
+            append_link(&mut tar, path, target);
         }
         for (from, path) in &self.files {
             // Links are followed: what they lead to may not be in the image.
@@ -156,6 +199,9 @@ impl TestImage {
         }
         for (path, text) in &self.texts {
             append(&mut tar, path, 0o755, text.as_bytes());
+        }
+        for (from, path) in &self.set_user_id {
+            append(&mut tar, path, 0o4755, &std::fs::read(from).expect("what an image is made of is there"));
         }
         tar.into_inner().expect("write to memory")
     }
@@ -174,6 +220,14 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]
     header.set_mode(mode);
     header.set_size(content.len() as u64);
     tar.append_data(&mut header, name, content).expect("write to memory");
+}
+
+fn append_link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_mode(0o777);
+    header.set_size(0);
+    tar.append_link(&mut header, path, target).expect("write to memory");
 }
 
 fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
