@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -41,6 +42,32 @@ pub struct Assignment {
     pub limits: Resources,
     /// How long the attempt may go on without a word from the coordinator.
     pub lease: Duration,
+    /// What it may reach; this node's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// What a task may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Nothing but itself.
+    #[default]
+    None,
+    /// What the node's operator allows, from an address of its own; nobody can reach it.
+    Egress,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "egress" => Ok(Self::Egress),
+            other => Err(format!("'{other}' is not offered; there are 'none' and 'egress'")),
+        }
+    }
 }
 
 /// An amount of what a node has.

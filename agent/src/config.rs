@@ -1,11 +1,14 @@
 //! What the operator wrote, checked. Unknown keys are refused; sizes and times carry units.
 
+mod network;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, ByteCount, Period};
 
+pub use self::network::{Destination, NetworkPolicy};
 use crate::runtime::Identity;
 
 /// A checked configuration.
@@ -30,6 +33,8 @@ pub struct Config {
     pub reserve: Reserve,
     /// How tasks are confined.
     pub sandbox: Sandbox,
+    /// What tasks may reach.
+    pub network: NetworkPolicy,
     /// Shared storage.
     pub storage: Vec<StorageConfig>,
     /// The program that is started again for disposable child processes; this one unless a test says so.
@@ -112,6 +117,7 @@ impl Default for Config {
             capacity: CapacityOverride::default(),
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),
+            network: NetworkPolicy::default(),
             storage: Vec::new(),
             program: "/proc/self/exe".into(),
         }
@@ -190,6 +196,7 @@ impl Config {
         if self.capacity.cpus.is_some_and(|cpus| !cpus.is_finite() || cpus <= 0.0) {
             return refuse("capacity.cpus", "must be a number above 0");
         }
+        self.network.check().or_else(|(field, reason)| refuse(field, reason))?;
         for (index, storage) in self.storage.iter().enumerate() {
             if storage.path.depth() < 2 {
                 return refuse(

@@ -15,6 +15,7 @@ pub const NAMES: &[&str] = &[
     "intended.after",
     "created.before",
     "created.after",
+    "task-made",
     "container-created",
     "started.before",
     "started.after",

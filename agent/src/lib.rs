@@ -28,10 +28,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::assignment::Network;
 use crate::attempt::StopReason;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::log_reader::LogReader;
+use crate::runtime::network::Egress;
 use crate::runtime::{Containerd, Runtime};
 use crate::session::{Identity, Logs, Session};
 use crate::stage::Stager;
@@ -54,6 +56,9 @@ pub enum RunError {
     /// The machine does not say who it is.
     #[error(transparent)]
     Boot(#[from] boot::BootError),
+    /// The network that tasks get unless they say otherwise.
+    #[error("offer network egress, which is what tasks of this node get by default: failed to {0}")]
+    Network(#[from] runtime::network::EgressError),
     /// The machine does not say what it has.
     #[error(transparent)]
     Capacity(#[from] capacity::CapacityError),
@@ -90,8 +95,32 @@ impl Tools {
 
 /// Runs the agent until `shutdown`, and leaves its tasks running then.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let tools = Tools::real(&config);
-    run_with(config, tools, shutdown).await
+    let mut tools = Tools::real(&config);
+    let Some(egress) = egress(&config).await? else { return run_with(config, tools, shutdown).await };
+    tools.runtime = Arc::new(Containerd::connect(&config.containerd).with_egress(egress.clone()));
+    // Whatever ends first ends the other; dropping the keeper leaves the rules in place for running tasks.
+    tokio::select! {
+        ended = run_with(config, tools, shutdown) => ended,
+        () = egress.keep() => unreachable!("it keeps the rules for ever"),
+    }
+}
+
+/// The way out of this node, where the operator allows it and the node can do it.
+async fn egress(config: &Config) -> Result<Option<Arc<Egress>>, RunError> {
+    if !config.network.egress {
+        return Ok(None);
+    }
+    match Egress::open(&config.network, &config.coordinator).await {
+        Ok(egress) => {
+            tracing::info!(network = egress.summary(), "tasks may have a way out of this node");
+            Ok(Some(Arc::new(egress)))
+        }
+        Err(error) if config.network.default == Network::Egress => Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "this node does not offer network egress, although its operator allows it");
+            Ok(None)
+        }
+    }
 }
 
 /// [`run`] with other tools.

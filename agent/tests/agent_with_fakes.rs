@@ -89,6 +89,7 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         volumes: Vec::new(),
         limits: Resources { cpu_milli: 1000, memory_bytes: 1 << 30, disk_bytes: 1 << 30 },
         lease: Duration::from_secs(3600),
+        network: None,
     };
     let before = runtime.starts().len();
     let boot_id = boot_id().expect("the kernel says which boot this is");

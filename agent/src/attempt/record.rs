@@ -234,6 +234,7 @@ mod tests {
             volumes: Vec::new(),
             limits: Resources::default(),
             lease: std::time::Duration::from_secs(60),
+            network: None,
         };
         Attempt::new(assignment, "boot", jiff::Timestamp::UNIX_EPOCH)
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::network::Names;
 use super::rootfs::Rootfs;
 use super::{ContainerSpec, Identity};
 
@@ -23,7 +24,12 @@ pub(super) struct EtcFile {
 }
 
 /// Writes the files of one container and says where they belong.
-pub(super) fn write(spec: &ContainerSpec, rootfs: &Rootfs, hostname: &str) -> io::Result<Vec<EtcFile>> {
+pub(super) fn write(
+    spec: &ContainerSpec,
+    rootfs: &Rootfs,
+    hostname: &str,
+    names: &Names,
+) -> io::Result<Vec<EtcFile>> {
     // Executors share the attempt's directory but not the image.
     let directory = spec.private.join(spec.id.executor.to_string());
     fs::create_dir_all(&directory)?;
@@ -31,9 +37,9 @@ pub(super) fn write(spec: &ContainerSpec, rootfs: &Rootfs, hostname: &str) -> io
     let files = [
         ("passwd", passwd(&image_file(rootfs, "/etc/passwd")?, spec.identity, home)),
         ("group", group(&image_file(rootfs, "/etc/group")?, spec.identity)),
-        ("hosts", hosts(hostname)),
+        ("hosts", hosts(hostname) + &names.hosts),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", String::new()),
+        ("resolv.conf", names.resolv_conf.clone()),
     ];
     files
         .into_iter()

@@ -298,6 +298,7 @@ mod tests {
     use teamster_values::{AbsolutePath, TaskId};
 
     use super::*;
+    use crate::assignment::Network;
     use crate::runtime::Identity;
 
     fn container(args: &[&str]) -> ContainerSpec {
@@ -324,6 +325,7 @@ mod tests {
             stdout: PathBuf::from("/dev/null"),
             stderr: PathBuf::from("/dev/null"),
             private: PathBuf::new(),
+            network: Network::None,
         }
     }
 

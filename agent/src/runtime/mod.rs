@@ -7,6 +7,7 @@ mod containerd;
 mod etc;
 pub mod fake;
 pub mod image;
+pub mod network;
 mod rootfs;
 mod sandbox;
 mod seccomp;
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use teamster_values::AbsolutePath;
 
 pub use self::containerd::Containerd;
-use crate::assignment::{AttemptId, Resources};
+use crate::assignment::{AttemptId, Network, Resources};
 
 /// Runs containers on this node.
 #[async_trait]
@@ -56,6 +57,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Every container of ours that exists here.
     async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError>;
+
+    /// Whether containers can be given a way out of this node.
+    fn offers_egress(&self) -> bool {
+        false
+    }
 
     /// Names and versions of what runs containers here, for people.
     async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError>;
@@ -140,6 +146,8 @@ pub struct ContainerSpec {
     pub stderr: PathBuf,
     /// A root-only directory for generated files such as `/etc/passwd`.
     pub private: PathBuf,
+    /// What it may reach.
+    pub network: Network,
 }
 
 /// A directory of the host, shown in the container.

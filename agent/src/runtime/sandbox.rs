@@ -15,6 +15,7 @@ use oci_spec::runtime::{
 };
 use rustix::process::{Resource, getrlimit};
 
+use super::network::Names;
 use super::rootfs::Rootfs;
 use super::{Bind, ContainerSpec, cgroup, etc, seccomp};
 
@@ -78,11 +79,15 @@ pub(super) enum SandboxError {
 }
 
 /// The whole specification. Writes the generated files into `container.private`.
-pub(super) fn build(container: &ContainerSpec, rootfs: &Rootfs) -> Result<Spec, SandboxError> {
+pub(super) fn build(
+    container: &ContainerSpec,
+    rootfs: &Rootfs,
+    names: &Names,
+) -> Result<Spec, SandboxError> {
     let hostname = hostname(container);
     let scratch = workdir_bind(container, rootfs)?;
     let mut mounts = kernel_mounts(container)?;
-    for file in etc::write(container, rootfs, &hostname)? {
+    for file in etc::write(container, rootfs, &hostname, names)? {
         let options = ["bind", "rprivate", "nosuid", "nodev", "noexec", "ro"];
         mounts.push(mount("bind", &file.source, &file.destination, &options)?);
     }

@@ -11,7 +11,7 @@ use teamster_values::{AbsolutePath, PathPattern, Reason};
 use super::Offer;
 use crate::assignment::{
     Assignment, AttemptId, AttemptResult, Command, Executor, FileKind, Held, Input, InputSource, LossCause,
-    Outcome, Output, Report, Resources, Stage, Wildcards,
+    Network, Outcome, Output, Report, Resources, Stage, Wildcards,
 };
 
 /// A command that cannot be understood.
@@ -109,6 +109,11 @@ fn assignment(start: wire::Assignment) -> Result<Assignment, Malformed> {
     for (index, volume) in start.volumes.iter().enumerate() {
         volumes.push(fields.path(|| format!("volumes[{index}]"), volume));
     }
+    let network = (!start.network.is_empty()).then(|| start.network.parse::<Network>());
+    let network = network.transpose().unwrap_or_else(|reason| {
+        fields.wrong.push(format!("network: {reason}"));
+        None
+    });
     if start.limits.is_none() {
         fields.wrong.push("limits: must be set".to_owned());
     }
@@ -120,6 +125,7 @@ fn assignment(start: wire::Assignment) -> Result<Assignment, Malformed> {
     }
     let limits = start.limits.unwrap_or_default();
     Ok(Assignment {
+        network,
         id,
         executors,
         inputs,

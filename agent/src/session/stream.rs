@@ -222,6 +222,7 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         capacity: Some(convert::capacity(&identity.capacity)),
         storages,
         versions: identity.versions().await.into_iter().collect(),
+        networks: identity.runtime.offers_egress().then(|| "egress".to_owned()).into_iter().collect(),
     }
 }
 

@@ -133,6 +133,7 @@ impl Plan {
             stdout: self.dir.stdout(executor),
             stderr: self.dir.stderr(executor),
             private: self.dir.private(),
+            network: self.assignment.network.unwrap_or_default(),
             image,
         }
     }

@@ -3,8 +3,8 @@
 
 use teamster_values::ByteCount;
 
-use crate::assignment::{Assignment, Resources};
-use crate::config::Sandbox;
+use crate::assignment::{Assignment, Network, Resources};
+use crate::config::{NetworkPolicy, Sandbox};
 
 /// Why an assignment is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,10 +15,18 @@ pub(super) enum Refusal {
     /// It is too large for this node, but perhaps not for another.
     #[error("the task does not fit this node: {0}")]
     TooLarge(String),
+    /// This node's operator does not allow it, but perhaps another node's does.
+    #[error("the task may not run on this node: {0}")]
+    NotAllowed(String),
 }
 
-/// Refuses what must not run under `sandbox` or cannot run within `capacity`.
-pub(super) fn check(assignment: &Assignment, sandbox: &Sandbox, capacity: &Resources) -> Result<(), Refusal> {
+/// Refuses what must not run under `sandbox` and `network` or cannot run within `capacity`.
+pub(super) fn check(
+    assignment: &Assignment,
+    sandbox: &Sandbox,
+    network: &NetworkPolicy,
+    capacity: &Resources,
+) -> Result<(), Refusal> {
     let mut wrong = Vec::new();
     if assignment.executors.is_empty() {
         wrong.push("executors: there must be at least one".to_owned());
@@ -44,6 +52,10 @@ pub(super) fn check(assignment: &Assignment, sandbox: &Sandbox, capacity: &Resou
     }
     if !wrong.is_empty() {
         return Err(Refusal::Wrong(wrong.join("; ")));
+    }
+    if assignment.network == Some(Network::Egress) && !network.egress {
+        let reason = "network: 'egress' is not allowed here (network.egress in the agent's configuration)";
+        return Err(Refusal::NotAllowed(reason.to_owned()));
     }
     let large = too_large(&assignment.limits, capacity);
     if large.is_empty() { Ok(()) } else { Err(Refusal::TooLarge(large.join("; "))) }
@@ -76,7 +88,7 @@ mod tests {
     fn refusal(change: impl FnOnce(&mut Assignment)) -> Option<Refusal> {
         let mut assignment = assignment(1, &["true"]);
         change(&mut assignment);
-        check(&assignment, &Sandbox::default(), &CAPACITY).err()
+        check(&assignment, &Sandbox::default(), &NetworkPolicy::default(), &CAPACITY).err()
     }
 
     #[test]
@@ -100,7 +112,20 @@ mod tests {
         assert!(matches!(refusal(|a| a.executors.clear()), Some(Refusal::Wrong(_))));
         assert!(matches!(refusal(|a| a.executors[0].command[0] = "a\0".into()), Some(Refusal::Wrong(_))));
         let root = Sandbox { uid: 0, ..Sandbox::default() };
-        assert!(check(&assignment(1, &["true"]), &root, &CAPACITY).is_err());
+        assert!(check(&assignment(1, &["true"]), &root, &NetworkPolicy::default(), &CAPACITY).is_err());
+    }
+
+    #[test]
+    fn a_way_out_is_the_operators_to_give() {
+        assert_eq!(refusal(|a| a.network = Some(Network::None)), None);
+        let Some(Refusal::NotAllowed(text)) = refusal(|a| a.network = Some(Network::Egress)) else {
+            panic!("taken");
+        };
+        assert!(text.contains("network.egress"), "{text}");
+        let mut assignment = assignment(1, &["true"]);
+        assignment.network = Some(Network::Egress);
+        let open = NetworkPolicy { egress: true, ..NetworkPolicy::default() };
+        assert_eq!(check(&assignment, &Sandbox::default(), &open, &CAPACITY), Ok(()));
     }
 
     #[test]

@@ -153,11 +153,13 @@ impl Run {
     /// Takes up an attempt that has no record yet; its lease counts from `heard`.
     pub fn fresh(
         node: Arc<Node>,
-        attempt: Attempt,
+        mut attempt: Attempt,
         heard: BootInstant,
         orders: watch::Receiver<Orders>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
+        // Kept with the attempt: another default later does not change what it was given.
+        attempt.assignment.network.get_or_insert(node.config.network.default);
         Self {
             adopted: false,
             is_recorded: false,

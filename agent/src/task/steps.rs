@@ -266,11 +266,12 @@ impl Run {
             return Ok(plan.clone());
         }
         let (assignment, config) = (&self.attempt.assignment, &self.node.config);
-        policy::check(assignment, &config.sandbox, &self.node.capacity).or_else(|refusal| match refusal {
+        let checked = policy::check(assignment, &config.sandbox, &config.network, &self.node.capacity);
+        checked.or_else(|refusal| match refusal {
             Refusal::Wrong(_) => Err(Halt::refused(Reason::TaskRefused, refusal.to_string())),
             // What was taken up goes on, even if the agent now offers less than it did.
-            Refusal::TooLarge(_) if self.attempt.started() => Ok(()),
-            Refusal::TooLarge(_) => Err(Halt::lost(refusal.to_string())),
+            Refusal::TooLarge(_) | Refusal::NotAllowed(_) if self.attempt.started() => Ok(()),
+            Refusal::TooLarge(_) | Refusal::NotAllowed(_) => Err(Halt::lost(refusal.to_string())),
         })?;
         let plan = plan::plan(assignment, &config.sandbox, &config.storage, &self.dir)
             .map_err(|error| Halt::refused(Reason::TaskRefused, format!("the task cannot run: {error}")))?;

@@ -45,6 +45,7 @@ pub(crate) fn assignment(attempt: u32, commands: &[&str]) -> Assignment {
         volumes: vec![AbsolutePath::parse("/work").unwrap()],
         limits: Resources { cpu_milli: 1000, memory_bytes: 2 << 30, disk_bytes: 1 << 30 },
         lease: Duration::from_secs(60),
+        network: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use teamster_agent::assignment::{AttemptId, Resources};
+use teamster_agent::assignment::{AttemptId, Network, Resources};
 use teamster_agent::runtime::{
     ContainerId, ContainerSpec, Containerd, Exit, Identity, Runtime, RuntimeError, image,
 };
@@ -83,6 +83,7 @@ impl Stand {
             stdout: home.join("stdout"),
             stderr: home.join("stderr"),
             private: home.join("private"),
+            network: Network::None,
         }
     }
 

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
 use super::{Containerd, blocking};
+use crate::failpoint;
 use crate::runtime::rootfs::Rootfs;
 use crate::runtime::sandbox::{self, SandboxError};
 use crate::runtime::{ContainerId, ContainerSpec, ContainerState, RuntimeError, Signal, cgroup};
@@ -51,7 +52,7 @@ impl Containerd {
         let id = spec.id;
         if self.is_recorded(id).await? {
             if self.task_state(id).await? != ContainerState::Missing {
-                return Ok(());
+                return self.join_network(spec, true).await;
             }
             // The agent was killed between the record and the task. Nothing of it ever ran.
             self.remove_container(id).await?;
@@ -64,7 +65,9 @@ impl Containerd {
         let document = self.confine(spec, &mounts).await?;
         let options = to_any(&RuncOptions { io_uid: spec.identity.uid, io_gid: spec.identity.gid });
         self.record(spec, &lease, document, &options).await?;
-        self.create_task(spec, mounts, options).await
+        self.create_task(spec, mounts, options).await?;
+        failpoint::pass("task-made");
+        self.join_network(spec, false).await
     }
 
     /// Whether there is a record under this id. One that was made for something else is an error.
@@ -111,11 +114,12 @@ impl Containerd {
     /// The OCI specification as containerd takes it.
     async fn confine(&self, spec: &ContainerSpec, mounts: &[Mount]) -> Result<Any, RuntimeError> {
         let layers = layers_of(mounts);
+        let names = self.names_for(spec).await?;
         let (owned, id) = (spec.clone(), spec.id);
         let document = blocking("build the sandbox", move || {
             let rootfs = Rootfs::open(&layers).map_err(|error| error.to_string())?;
             cgroup::limit_pids(id.attempt, owned.pids_max).map_err(|error| error.to_string())?;
-            match sandbox::build(&owned, &rootfs) {
+            match sandbox::build(&owned, &rootfs, &names) {
                 Ok(document) => Ok(Ok(document)),
                 Err(SandboxError::Workdir(reason)) => Ok(Err(RuntimeError::CommandUnusable(reason))),
                 Err(error) => Err(error.to_string()),

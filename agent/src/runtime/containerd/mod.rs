@@ -4,11 +4,13 @@
 mod container;
 mod content;
 mod link;
+mod network;
 mod remove;
 mod unpack;
 mod wait;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_client::services::v1::{ListContainersRequest, ListRequest};
@@ -18,6 +20,7 @@ pub(super) use self::content::{WriteError, Written, label_blob, read_blob, write
 pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_exists, or_missing};
 pub(super) use self::unpack::{Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack};
 use super::image::{self, ImageCache};
+use super::network::Egress;
 use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal, cgroup};
 use crate::assignment::{AttemptId, Resources};
 
@@ -25,13 +28,19 @@ use crate::assignment::{AttemptId, Resources};
 pub struct Containerd {
     link: Link,
     images: ImageCache,
+    egress: Option<Arc<Egress>>,
 }
 
 impl Containerd {
     /// A runtime that speaks to the containerd at `socket`. Nothing is sent yet: it works before containerd
     /// is up, and connects again by itself when containerd was restarted. Call it inside a tokio runtime.
     pub fn connect(socket: &Path) -> Self {
-        Self { link: Link::new(socket), images: ImageCache::default() }
+        Self { link: Link::new(socket), images: ImageCache::default(), egress: None }
+    }
+
+    /// The same, with a way out for the containers that ask for one.
+    pub fn with_egress(self, egress: Arc<Egress>) -> Self {
+        Self { egress: Some(egress), ..self }
     }
 }
 
@@ -76,6 +85,10 @@ impl Runtime for Containerd {
 
     async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError> {
         self.list_containers().await.map_err(|status| failure("list containers", &status))
+    }
+
+    fn offers_egress(&self) -> bool {
+        self.egress.is_some()
     }
 
     async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError> {

@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 impl Containerd {
     pub(super) async fn remove_container(&self, id: ContainerId) -> Result<(), RuntimeError> {
         self.end_task(id).await?;
+        self.leave_network(id).await?;
         self.delete_task(id).await?;
         let client = self.link.client();
         let name = id.to_string();

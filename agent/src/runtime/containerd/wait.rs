@@ -22,8 +22,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const REFUSALS_MAX: u32 = 10;
 
 /// The states of `containerd.v1.types.Status`.
-mod status {
-    pub(super) const CREATED: i32 = 1;
+pub(super) mod status {
+    pub(in super::super) const CREATED: i32 = 1;
     pub(super) const RUNNING: i32 = 2;
     pub(super) const STOPPED: i32 = 3;
     pub(super) const PAUSED: i32 = 4;

@@ -21,6 +21,7 @@ fn empty() -> Assignment {
         volumes: Vec::new(),
         limits: Resources::default(),
         lease: Duration::from_secs(60),
+        network: None,
     }
 }
 
