@@ -234,5 +234,6 @@ fn task(id: AttemptId) -> Assignment {
         volumes: Vec::new(),
         limits: Resources::default(),
         lease: Duration::from_secs(60),
+        network: None,
     }
 }
