@@ -57,7 +57,7 @@ struct Head {
 enum Line {
     #[default]
     Start,
-    RequestLine,
+    Request,
     /// In the name of a field, as far as it may still be one that matters; else none.
     Name(Option<Vec<u8>>),
     /// In a value that does not matter.
@@ -104,7 +104,7 @@ impl Head {
                 None | Some(0) => Next::Head,
                 Some(length) => Next::Body(length),
             })),
-            Line::RequestLine => {
+            Line::Request => {
                 self.has_request_line = true;
                 Ok(None)
             }
@@ -120,7 +120,7 @@ impl Head {
 
     fn in_line(&mut self, byte: u8) -> Result<(), Fault> {
         match &mut self.line {
-            Line::Start if !self.has_request_line => self.line = Line::RequestLine,
+            Line::Start if !self.has_request_line => self.line = Line::Request,
             // A line that goes on with the one before it.
             Line::Start if matches!(byte, b' ' | b'\t') => return Err(Fault),
             Line::Start => self.line = Line::Name(Some(vec![byte.to_ascii_lowercase()])),
@@ -140,7 +140,7 @@ impl Head {
                 b' ' | b'\t' => *is_over = digits.is_some(),
                 _ => return Err(Fault),
             },
-            Line::RequestLine | Line::Value => {}
+            Line::Request | Line::Value => {}
         }
         Ok(())
     }
