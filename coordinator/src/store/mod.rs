@@ -11,6 +11,7 @@ mod reader;
 mod record;
 mod requests;
 mod secret;
+mod snapshot;
 mod tables;
 mod writer;
 

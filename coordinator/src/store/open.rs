@@ -14,6 +14,7 @@ use super::StoreError;
 use super::migrations::{self, Identity, New};
 use super::reader::Reader;
 use super::secret::Secret;
+use super::snapshot::Latest;
 use super::writer::{self, Writer};
 
 /// Name of the database in the data directory.
@@ -51,6 +52,8 @@ pub struct Opened {
 /// What reader and writer share. The database is closed when the last of them goes.
 #[derive(Debug)]
 pub(super) struct Shared {
+    // Before the database: fields are dropped in this order, and what it has open must be closed first.
+    pub(super) latest: Latest,
     pub(super) database: Database,
     pub(super) path: PathBuf,
     // After the database: fields are dropped in this order, and the lock must outlive it.
@@ -84,7 +87,7 @@ pub(super) fn open_within(data_dir: &Path, patience: Duration) -> Result<Opened,
         remove_unfinished(&file_path).map_err(|source| StoreError::from_directory(data_dir, source))?;
     }
     let database = open_file(&file_path, deadline)?;
-    let shared = Shared { database, path: path.clone(), _lock: lock };
+    let shared = Shared { latest: Latest::default(), database, path: path.clone(), _lock: lock };
     let identity = begin_term(&shared)?;
     if is_new {
         std::fs::rename(&file_path, &path)

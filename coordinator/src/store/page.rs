@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use super::StoreError;
-use super::reader::{Snapshot, StoredTask, Want};
+use super::reader::{StoredTask, Want};
 use super::record::{self, FinalState, Head, LiveState, Shown};
-use super::tables::{FINALS_BY_STATE, HEADS, LIVE};
+use super::snapshot::Snapshot;
+use super::tables::FINALS_BY_STATE;
 
 /// How many rows one page looks at. Beyond it the page comes back short, with a cursor: a filter that fits
 /// almost nothing among millions must not hold a reader for seconds.
@@ -102,7 +103,7 @@ pub(super) fn read(snapshot: &Snapshot<'_>, query: &ListQuery) -> Result<Page, S
 }
 
 fn heads<'s>(snapshot: &'s Snapshot<'_>, places: Range<u64>) -> Result<Candidates<'s>, StoreError> {
-    let rows = snapshot.table(HEADS)?.range(places).map_err(|error| snapshot.failed(error))?;
+    let rows = snapshot.tables().heads.range(places).map_err(|error| snapshot.failed(error))?;
     Ok(Box::new(rows.rev().map(|entry| {
         let (seq, bytes) = entry.map_err(|error| snapshot.failed(error))?;
         let seq = seq.value();
@@ -116,7 +117,7 @@ fn live<'s>(
     places: Range<u64>,
     shown: Shown,
 ) -> Result<Candidates<'s>, StoreError> {
-    let rows = snapshot.table(LIVE)?.range(places).map_err(|error| snapshot.failed(error))?;
+    let rows = snapshot.tables().live.range(places).map_err(|error| snapshot.failed(error))?;
     Ok(Box::new(rows.rev().map(move |entry| {
         let (seq, bytes) = entry.map_err(|error| snapshot.failed(error))?;
         let seq = seq.value();

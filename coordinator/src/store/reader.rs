@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
-use serde::de::DeserializeOwned;
+use redb::ReadableTable;
 use teamster_values::TaskId;
 
 use super::StoreError;
 use super::open::Shared;
 use super::page::{self, ListQuery, Page};
 use super::record::{self, FinalRow, Head, LiveRow};
-use super::tables::{ATTEMPTS, FINALS, FINALS_BY_END, HEADS, IDS, LAST_SEQ, LIVE, META, SPECS};
+use super::snapshot::Snapshot;
+use super::tables::{FINALS_BY_END, LAST_SEQ, META, SPECS};
 use super::writer::{self, Ended};
 use crate::attempt_log::AttemptLog;
 use crate::spec::TaskSpec;
@@ -86,8 +86,9 @@ impl Reader {
     /// What was submitted as number `seq`.
     pub fn spec(&self, seq: u64) -> Result<Option<(TaskId, Arc<TaskSpec>)>, StoreError> {
         let snapshot = self.snapshot()?;
-        let Some(head) = snapshot.row::<Head>(HEADS, "heads", seq)? else { return Ok(None) };
-        let spec = snapshot.row::<TaskSpec>(SPECS, "specs", seq)?;
+        let tables = snapshot.tables();
+        let Some(head) = snapshot.row::<Head>(&tables.heads, "heads", seq)? else { return Ok(None) };
+        let spec = snapshot.row::<TaskSpec>(&snapshot.table(SPECS)?, "specs", seq)?;
         Ok(spec.map(|spec| (head.id, Arc::new(spec))))
     }
 
@@ -95,9 +96,8 @@ impl Reader {
     pub fn live(&self) -> Result<Vec<(u64, TaskId, LiveRow)>, StoreError> {
         let snapshot = self.snapshot()?;
         let failed = |error: redb::StorageError| StoreError::from_redb(&self.shared.path, error);
-        let table = snapshot.table(LIVE)?;
         let mut rows = Vec::new();
-        for entry in table.iter().map_err(failed)? {
+        for entry in snapshot.tables().live.iter().map_err(failed)? {
             let (seq, bytes) = entry.map_err(failed)?;
             let seq = seq.value();
             let (id, row) = record::decode_live(bytes.value())
@@ -144,98 +144,6 @@ impl Reader {
     }
 
     pub(super) fn snapshot(&self) -> Result<Snapshot<'_>, StoreError> {
-        let begun = self.shared.database.begin_read();
-        let transaction = begun.map_err(|error| StoreError::from_redb(&self.shared.path, error))?;
-        Ok(Snapshot { shared: &self.shared, transaction })
-    }
-}
-
-/// The database as it was at one moment.
-pub(super) struct Snapshot<'s> {
-    shared: &'s Shared,
-    transaction: ReadTransaction,
-}
-
-impl Snapshot<'_> {
-    pub(super) fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
-        &self,
-        definition: redb::TableDefinition<'_, K, V>,
-    ) -> Result<redb::ReadOnlyTable<K, V>, StoreError> {
-        self.transaction.open_table(definition).map_err(|error| self.failed(error))
-    }
-
-    pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
-        StoreError::from_redb(&self.shared.path, error)
-    }
-
-    fn seq(&self, id: &TaskId) -> Result<Option<u64>, StoreError> {
-        let found = self.table(IDS)?.get(id.as_bytes()).map_err(|error| self.failed(error))?;
-        Ok(found.map(|seq| seq.value()))
-    }
-
-    pub(super) fn row<T: DeserializeOwned>(
-        &self,
-        definition: redb::TableDefinition<'_, u64, &'static [u8]>,
-        name: &'static str,
-        seq: u64,
-    ) -> Result<Option<T>, StoreError> {
-        let found = self.table(definition)?.get(seq).map_err(|error| self.failed(error))?;
-        let Some(bytes) = found else { return Ok(None) };
-        record::decode(bytes.value()).map(Some).map_err(|reason| self.bad_row(name, seq, reason))
-    }
-
-    pub(super) fn bad_row(&self, table: &'static str, seq: u64, reason: String) -> StoreError {
-        self.shared.bad_row(table, seq, reason)
-    }
-
-    /// Task number `seq`, which an index names: that it is missing is damage.
-    fn task(&self, seq: u64, want: Want) -> Result<StoredTask, StoreError> {
-        self.task_with_head(seq, self.head(seq)?, want)
-    }
-
-    /// What lists need of task number `seq`, which an index names.
-    pub(super) fn head(&self, seq: u64) -> Result<Head, StoreError> {
-        let head = self.row(HEADS, "heads", seq)?;
-        head.ok_or_else(|| self.bad_row("heads", seq, "it is missing".to_owned()))
-    }
-
-    /// The same where its head has been read already.
-    pub(super) fn task_with_head(&self, seq: u64, head: Head, want: Want) -> Result<StoredTask, StoreError> {
-        let missing = |table| self.bad_row(table, seq, "it is missing".to_owned());
-        let status = self.status(seq)?.ok_or_else(|| missing("live"))?;
-        let mut task = StoredTask { seq, head, status, spec: None, attempts: Vec::new(), big_rows_bytes: 0 };
-        if want == Want::Everything {
-            let found = self.table(SPECS)?.get(seq).map_err(|error| self.failed(error))?;
-            let bytes = found.ok_or_else(|| missing("specs"))?;
-            let bad_row = |reason| self.bad_row("specs", seq, reason);
-            task.spec = Some(record::decode(bytes.value()).map_err(bad_row)?);
-            task.big_rows_bytes = bytes.value().len();
-            self.read_attempts(&mut task)?;
-        }
-        Ok(task)
-    }
-
-    fn status(&self, seq: u64) -> Result<Option<Status>, StoreError> {
-        if let Some(row) = self.row(FINALS, "finals", seq)? {
-            return Ok(Some(Status::Final(row)));
-        }
-        let found = self.table(LIVE)?.get(seq).map_err(|error| self.failed(error))?;
-        let Some(bytes) = found else { return Ok(None) };
-        let (_, row) =
-            record::decode_live(bytes.value()).map_err(|reason| self.bad_row("live", seq, reason))?;
-        Ok(Some(Status::Live(row)))
-    }
-
-    fn read_attempts(&self, task: &mut StoredTask) -> Result<(), StoreError> {
-        let seq = task.seq;
-        let keys = (seq, 0)..=(seq, u32::MAX);
-        for entry in self.table(ATTEMPTS)?.range(keys).map_err(|error| self.failed(error))? {
-            let (key, bytes) = entry.map_err(|error| self.failed(error))?;
-            let log = record::decode(bytes.value());
-            let log = log.map_err(|reason| self.bad_row("attempts", seq, reason))?;
-            task.attempts.push((key.value().1, log));
-            task.big_rows_bytes += bytes.value().len();
-        }
-        Ok(())
+        Snapshot::latest(&self.shared)
     }
 }

@@ -1,9 +1,10 @@
 //! The one way to change the database: a batch of changes, all or none, on disk when it returns.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{AccessGuard, Durability, ReadableTable, Table, WriteTransaction};
 use teamster_values::TaskId;
 
 use super::StoreError;
@@ -110,7 +111,9 @@ impl Writer {
             Failure::Redb(error) => StoreError::from_redb(&self.shared.path, *error),
             Failure::Row { table, seq, reason } => self.shared.bad_row(table, seq, reason),
         })?;
-        transaction.commit().map_err(|error| StoreError::from_redb(&self.shared.path, error))
+        transaction.commit().map_err(|error| StoreError::from_redb(&self.shared.path, error))?;
+        self.shared.latest.committed();
+        Ok(())
     }
 }
 
@@ -154,6 +157,7 @@ fn apply(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), Failu
         finals_by_end: transaction.open_table(FINALS_BY_END)?,
         attempts: transaction.open_table(ATTEMPTS)?,
         now_millis: millis(Timestamp::now()),
+        changed: BTreeMap::new(),
     };
     let mut last_accepted = None;
     for change in changes {
@@ -168,6 +172,7 @@ fn apply(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), Failu
             change => rows.apply(change)?,
         }
     }
+    rows.write_changed()?;
     if let Some(seq) = last_accepted {
         transaction.open_table(META)?.insert(LAST_SEQ, seq.to_be_bytes().as_slice())?;
     }
@@ -184,6 +189,9 @@ struct Rows<'t> {
     finals_by_end: Table<'t, (u64, u64), ()>,
     attempts: Table<'t, (u64, u32), &'static [u8]>,
     now_millis: u64,
+    /// Live rows that are new or changed. Most tasks are placed in the batch that accepts them, so each is
+    /// written once, when all is known.
+    changed: BTreeMap<u64, (TaskId, LiveRow)>,
 }
 
 impl Rows<'_> {
@@ -201,20 +209,18 @@ impl Rows<'_> {
                 self.specs.insert(seq, record::encode(spec.as_ref()).as_slice())?;
                 self.ids.insert(id.as_bytes(), seq)?;
                 let row = LiveRow { notes: notes.clone(), ..LiveRow::queued(asks.clone()) };
-                self.live.insert(seq, record::encode_live(id, &row).as_slice())?;
+                self.changed.insert(*seq, (*id, row));
             }
             Change::Live { seq, row } => {
                 let (id, LiveRow { mut notes, .. }) = self.live_row(*seq)?;
                 notes.extend_from_slice(&row.notes);
-                let row = LiveRow { notes, ..row.clone() };
-                self.live.insert(seq, record::encode_live(&id, &row).as_slice())?;
+                self.changed.insert(*seq, (id, LiveRow { notes, ..row.clone() }));
             }
             Change::AttemptEnded { seq, attempt, log } => {
                 self.attempts.insert((*seq, *attempt), record::encode(log).as_slice())?;
             }
             Change::Finished { seq, state } => {
-                let (_, live) = self.live_row(*seq)?;
-                self.live.remove(seq)?;
+                let (_, live) = self.take_live_row(*seq)?;
                 let row = FinalRow { state: *state, notes: live.notes };
                 self.finals.insert(seq, record::encode(&row).as_slice())?;
                 self.finals_by_state.insert((*state as u8, *seq), ())?;
@@ -248,8 +254,34 @@ impl Rows<'_> {
     /// The row of a task that has not ended. A change to any other task is a defect of the model, and
     /// refusing it keeps a terminal state terminal.
     fn live_row(&self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
-        let row = |reason| Failure::Row { table: "live", seq, reason };
-        let bytes = self.live.get(seq)?.ok_or_else(|| row("there is no such live task".to_owned()))?;
-        record::decode_live(bytes.value()).map_err(row)
+        match self.changed.get(&seq) {
+            Some(changed) => Ok(changed.clone()),
+            None => decode_live(seq, self.live.get(seq)?),
+        }
     }
+
+    /// The same for a task that ends: its row is no more.
+    fn take_live_row(&mut self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
+        let on_disk = self.live.remove(seq)?;
+        match self.changed.remove(&seq) {
+            Some(changed) => Ok(changed),
+            None => decode_live(seq, on_disk),
+        }
+    }
+
+    fn write_changed(&mut self) -> Result<(), Failure> {
+        for (seq, (id, row)) in std::mem::take(&mut self.changed) {
+            self.live.insert(seq, record::encode_live(&id, &row).as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+fn decode_live(
+    seq: u64,
+    found: Option<AccessGuard<'_, &'static [u8]>>,
+) -> Result<(TaskId, LiveRow), Failure> {
+    let row = |reason| Failure::Row { table: "live", seq, reason };
+    let bytes = found.ok_or_else(|| row("there is no such live task".to_owned()))?;
+    record::decode_live(bytes.value()).map_err(row)
 }
