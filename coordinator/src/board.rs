@@ -1,10 +1,11 @@
 //! What may be seen without asking the controller: the nodes and how far live tasks are. The controller
-//! publishes it after each commit, so nothing here is ever ahead of the disk. Readers take a snapshot and
-//! hold no lock while they use it, or watch one task and are woken by each publish that changed it.
+//! publishes what changed after each commit, so nothing here is ever ahead of the disk, and a commit costs
+//! what it changed, however many nodes and tasks there are. Readers take a snapshot of the nodes and hold no
+//! lock while they use it, or watch one task and are woken by each publish that changed it.
 
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,16 +19,16 @@ pub use watch::Watch;
 #[derive(Debug, Default)]
 pub struct Board {
     current: RwLock<Arc<View>>,
+    /// How far live tasks are, by sequence number; a task that has not begun to run has no entry.
+    progress: RwLock<HashMap<u64, Progress>>,
     watched: Arc<watch::Watched>,
 }
 
 /// One snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// Every node that is known, by id.
-    pub nodes: Arc<Vec<NodeView>>,
-    /// How far live tasks are, by sequence number; a task that has not begun to run has no entry.
-    pub progress: Arc<BTreeMap<u64, Progress>>,
+    /// Every node that was heard since this process started, in the order of its first word.
+    pub nodes: Vec<NodeView>,
 }
 
 /// What runs now of a task.
@@ -143,9 +144,33 @@ impl Board {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the snapshot. Only the controller calls this.
-    pub(crate) fn publish(&self, view: View) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    /// What runs now of the task `seq`.
+    pub fn progress(&self, seq: u64) -> Option<Progress> {
+        self.progress.read().unwrap_or_else(PoisonError::into_inner).get(&seq).copied()
+    }
+
+    /// Shows nodes as they are now, each in its place; a new one has the next. Copies the others only where
+    /// a reader holds the snapshot before. Only the controller calls this.
+    pub(crate) fn show_nodes(&self, changed: Vec<(usize, NodeView)>) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let nodes = &mut Arc::make_mut(&mut current).nodes;
+        for (place, node) in changed {
+            match nodes.get_mut(place) {
+                Some(old) => *old = node,
+                None => nodes.push(node),
+            }
+        }
+    }
+
+    /// Shows how far tasks are now; none for what does not run. Only the controller calls this.
+    pub(crate) fn show_progress(&self, changed: impl Iterator<Item = (u64, Option<Progress>)>) {
+        let mut shown = self.progress.write().unwrap_or_else(PoisonError::into_inner);
+        for (seq, progress) in changed {
+            match progress {
+                Some(progress) => drop(shown.insert(seq, progress)),
+                None => drop(shown.remove(&seq)),
+            }
+        }
     }
 
     /// Wakes whoever watches one of these tasks; they changed with the commit whose view was just

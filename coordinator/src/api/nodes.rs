@@ -10,5 +10,5 @@ use super::Api;
 
 /// `GET /v1/nodes`
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
-    Json(json!({ "nodes": *api.state.board.view().nodes }))
+    Json(json!({ "nodes": api.state.board.view().nodes }))
 }

@@ -1,6 +1,6 @@
 //! What is done once a batch is on disk: commands go out, the board is published, callers are answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::decide::Decided;
 use super::event::{SessionId, SessionRefused, ToAgent};
 use super::{CancelAnswer, Controller, KeyReused};
-use crate::board::{Amount, NodeState, NodeView, View};
-use crate::cluster::{Command, Node, NodeKey, Resources, Seq};
+use crate::board::{Amount, NodeState, NodeView};
+use crate::cluster::{Command, NodeKey, Resources, Seq};
 use crate::spec::TaskSpec;
 use crate::store::StoreError;
 
@@ -62,12 +62,12 @@ impl Controller {
             } else if state.placement().is_none() {
                 self.progress.remove(&seq);
             }
-            decided.board_changed = true;
+            decided.nodes_changed.extend(state.placement().map(|placement| placement.node));
         }
+        decided.nodes_changed.extend(decided.effects.ended.iter().map(|end| end.placement.node));
         self.note_brake();
-        if decided.board_changed {
-            self.publish();
-        }
+        self.publish_nodes(&decided.nodes_changed);
+        self.board.show_progress(changed.iter().map(|seq| (*seq, self.progress.get(seq).copied())));
         self.board.announce(&changed);
         Ok(())
     }
@@ -135,19 +135,23 @@ impl Controller {
         }
     }
 
-    /// Puts the present state on the board.
-    pub(super) fn publish(&self) {
+    /// Puts the present state of these nodes on the board, as far as they were heard since this process
+    /// started.
+    fn publish_nodes(&self, changed: &BTreeSet<NodeKey>) {
+        if changed.is_empty() {
+            return;
+        }
         self.metrics.sessions(self.sessions.len());
-        let nodes = self.cluster.nodes().iter().enumerate();
-        let nodes = nodes.filter_map(|(index, node)| self.node_view(NodeKey(index as u32), node));
-        self.board
-            .publish(View { nodes: Arc::new(nodes.collect()), progress: Arc::new(self.progress.clone()) });
+        let mut shown: Vec<_> = changed.iter().filter_map(|key| self.node_view(*key)).collect();
+        // A new one goes behind those that are there.
+        shown.sort_by_key(|(place, _)| *place);
+        self.board.show_nodes(shown);
     }
 
-    /// A node that has been heard since this process started.
-    fn node_view(&self, key: NodeKey, node: &Node) -> Option<NodeView> {
-        let hello = self.hellos.get(&key)?;
-        Some(NodeView {
+    /// A node with its place on the board.
+    fn node_view(&self, key: NodeKey) -> Option<(usize, NodeView)> {
+        let (hello, node) = (self.hellos.get(&key)?, self.cluster.node(key));
+        let view = NodeView {
             id: node.id.clone(),
             state: if node.is_connected() { NodeState::Ready } else { NodeState::Disconnected },
             since: hello.since,
@@ -156,7 +160,8 @@ impl Controller {
             tasks: node.tasks.len(),
             storage: hello.agent.storages.clone(),
             versions: hello.agent.versions.clone(),
-        })
+        };
+        Some((hello.place, view))
     }
 }
 

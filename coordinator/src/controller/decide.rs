@@ -1,7 +1,7 @@
 //! Events in, decisions out. Everything that needs an id, a session or a text is here; what follows for
 //! tasks and nodes is the model's word.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ pub(super) struct Decided {
     pub(super) replies: Vec<Reply>,
     /// Tasks of which another executor runs now.
     pub(super) progressed: Vec<Seq>,
-    /// Whether the board shows something else now.
-    pub(super) board_changed: bool,
+    /// Nodes that the board shows otherwise now.
+    pub(super) nodes_changed: BTreeSet<NodeKey>,
 }
 
 /// A task that was accepted.
@@ -94,6 +94,7 @@ impl Controller {
                     decided.swept =
                         self.reader.ended_before(kept_from.unwrap_or(Timestamp::MIN), SWEPT_AT_ONCE_MAX)?;
                 }
+                decided.strangers.extend(self.strangers.old(Timestamp::now()));
                 let age_millis = self.cluster.waiting_since().map_or(0, |since| now.since(since));
                 self.metrics.queue_age(Duration::from_millis(age_millis));
             }
@@ -179,11 +180,12 @@ impl Controller {
         let id = agent.node_id.clone();
         let offer = self.offer_of(&agent);
         self.sessions.insert(key, Session { id: session, outbox });
-        self.hellos.insert(key, NodeHello { agent, since: Timestamp::now() });
+        let place = self.hellos.get(&key).map_or(self.hellos.len(), |hello| hello.place);
+        self.hellos.insert(key, NodeHello { agent, since: Timestamp::now(), place });
         let event = cluster::Event::NodeConnected { id, offer, held: known };
         self.cluster.handle(now, event, &mut decided.effects);
         decided.replies.push(Reply::Session(reply, Ok(session)));
-        decided.board_changed = true;
+        decided.nodes_changed.insert(key);
         Ok(())
     }
 
@@ -211,7 +213,7 @@ impl Controller {
         let agent = hello.agent.clone();
         let offer = self.offer_of(&agent);
         self.cluster.handle(now, cluster::Event::OfferChanged(key, offer), &mut decided.effects);
-        decided.board_changed = true;
+        decided.nodes_changed.insert(key);
     }
 
     /// Ends a session on our side; its agent will come back and say everything again.
@@ -219,12 +221,13 @@ impl Controller {
         if self.sessions.remove(&key).is_none() {
             return;
         }
+        self.strangers.gone(key);
         self.cluster.handle(now, cluster::Event::NodeDisconnected(key), &mut decided.effects);
         if let Some(hello) = self.hellos.get_mut(&key) {
             hello.since = Timestamp::now();
             tracing::warn!(node = hello.agent.node_id, "agent disconnected; its tasks are left as they are");
         }
-        decided.board_changed = true;
+        decided.nodes_changed.insert(key);
     }
 
     fn node_of(&self, session: SessionId) -> Option<NodeKey> {
@@ -247,6 +250,8 @@ impl Controller {
             } else if !matches!(stage, Stage::Ended { .. }) {
                 tracing::error!(%task, attempt, "an agent runs a task that this cluster does not know; stopping it");
                 decided.strangers.push((key, ToAgent::Stop { task, attempt }));
+            } else if let Stage::Ended { log, .. } = stage {
+                self.strangers.ended(key, task, attempt, log.end_time);
             }
             return Ok(None);
         };
@@ -256,7 +261,6 @@ impl Controller {
                 let progress = Progress { executor, since };
                 if self.progress.insert(seq, progress) != Some(progress) {
                     decided.progressed.push(seq);
-                    decided.board_changed = true;
                 }
                 HeldStage::Running
             }

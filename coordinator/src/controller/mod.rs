@@ -8,6 +8,7 @@ mod event;
 mod handle;
 mod once;
 mod rows;
+mod strangers;
 mod words;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,6 +30,7 @@ use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};
 use crate::disk::Room;
 use crate::metrics::Metrics;
 use crate::store::{Asks, Reader, StoreError, Writer};
+use strangers::Strangers;
 
 /// Events that may wait. Callers wait when it is full: a burst is felt at the door, not in memory.
 const INBOX_EVENTS_MAX: usize = 4096;
@@ -62,7 +64,6 @@ pub fn start(parts: Parts) -> Result<(Handle, thread::JoinHandle<Result<(), Stor
     let mut controller = Controller::new(parts)?;
     controller.restore()?;
     controller.metrics.live(controller.cluster.counts());
-    controller.publish();
     let thread = thread::Builder::new()
         .name("controller".to_owned())
         .spawn(move || controller.run(events))
@@ -84,7 +85,8 @@ struct Controller {
     asks: HashSet<Arc<Asks>>,
     sessions: BTreeMap<NodeKey, Session>,
     hellos: BTreeMap<NodeKey, NodeHello>,
-    progress: BTreeMap<Seq, Progress>,
+    progress: HashMap<Seq, Progress>,
+    strangers: Strangers,
     next_seq: Seq,
     next_session: u64,
     started: Instant,
@@ -108,6 +110,8 @@ struct Session {
 struct NodeHello {
     agent: AgentHello,
     since: Timestamp,
+    /// Where the board shows it.
+    place: usize,
 }
 
 impl Controller {
@@ -126,7 +130,8 @@ impl Controller {
             asks: HashSet::new(),
             sessions: BTreeMap::new(),
             hellos: BTreeMap::new(),
-            progress: BTreeMap::new(),
+            progress: HashMap::new(),
+            strangers: Strangers::default(),
             next_seq,
             next_session: 1,
             started: Instant::now(),

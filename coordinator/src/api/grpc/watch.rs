@@ -73,9 +73,8 @@ impl Watcher {
 
     fn look(&self) -> Result<wire::WatchTaskResponse, ApiError> {
         let task = answer::task(tasks::read(&self.api, &self.id, self.view, false)?);
-        let board = self.api.state.board.view();
         let runs = task.state() == wire::State::Running;
-        let progress = board.progress.get(&self.seq).filter(|_| runs).copied().map(answer::progress);
+        let progress = self.api.state.board.progress(self.seq).filter(|_| runs).map(answer::progress);
         Ok(wire::WatchTaskResponse { task: Some(task), progress })
     }
 }
