@@ -108,21 +108,22 @@ impl Api {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let api = Api::new(state);
-    let tes = Router::new()
-        .route("/service-info", get(service_info::current))
-        .route("/tasks", get(list::list).post(tasks::create))
-        // Clients of TES before 1.0 ask here; a fixed segment wins over `{id}`.
-        .route("/tasks/service-info", get(service_info::old))
-        .route("/tasks/{id}", get(tasks::get).post(tasks::act))
-        .route("/tasks/{id}/logs", get(logs::logs));
     let mut router = Router::new()
         .route("/healthz", get(operate::health))
         .route("/readyz", get(operate::ready))
         .route("/metrics", get(operate::metrics))
         .route("/openapi.json", get(operate::openapi))
         .route("/v1/nodes", get(nodes::list));
+    // Not nested: that would rewrite the path of every request.
     for prefix in PREFIXES {
-        router = router.nest(prefix, tes.clone());
+        let at = |path: &str| format!("{prefix}{path}");
+        router = router
+            .route(&at("/service-info"), get(service_info::current))
+            .route(&at("/tasks"), get(list::list).post(tasks::create))
+            // Clients of TES before 1.0 ask here; a fixed segment wins over `{id}`.
+            .route(&at("/tasks/service-info"), get(service_info::old))
+            .route(&at("/tasks/{id}"), get(tasks::get).post(tasks::act))
+            .route(&at("/tasks/{id}/logs"), get(logs::logs));
     }
     router
         // Clients probe several prefixes and take nothing but 404 for "not here".
