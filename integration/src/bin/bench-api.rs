@@ -1,6 +1,7 @@
 //! Reading: how much slower a get and a list are among very many ended tasks than among few, and how many
 //! requests a second the API answers against a bare hyper server that says "hello". Everything runs in turns
-//! in one process; what is printed are ratios.
+//! in one process, with warm caches; what is printed are ratios. Client and servers share the machine, so a
+//! ratio of requests a second has the client's own work on both sides; the one by CPU time has not.
 //!
 //! Usage: `bench-api [BLOCKS] [MANY TASKS] [FEW TASKS]`
 
@@ -25,6 +26,7 @@ use teamster_integration::cluster::eventually;
 use teamster_integration::figures::Spread;
 use teamster_integration::http::{Connection, get};
 use teamster_values::TaskId;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -35,36 +37,77 @@ const GETS: usize = 2_000;
 const LISTS: usize = 20;
 /// Connections of the throughput part.
 const CONNECTIONS: usize = 32;
+/// One task in so many is asked for before anything is measured, so that the index of ids has been read: its
+/// pages hold more than that.
+const WARM_STEP: u64 = 64;
 
-#[tokio::main]
-async fn main() -> Result<()> {
+/// What is asked for, one after the other.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A task somewhere among all.
+    Any(&'static str),
+    /// One of the newest, as many as there are on the smaller side: what engines ask for.
+    Newest(&'static str),
+    /// The first page.
+    List,
+}
+
+fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = |default: u64| arguments.next().map_or(Ok(default), |text| text.parse());
     let (blocks, many, few) = (next(10)? as usize, next(1_000_000)?, next(10_000)?);
     let dir = tempfile::tempdir()?;
     let stop = CancellationToken::new();
-    let mut parts = JoinSet::new();
+    // Each part has threads of its own, so that the kernel counts its CPU time apart.
+    let (client, hello) = (runtime("bench-client")?, runtime("bench-hello")?);
+    let mut servers = Vec::new();
     let mut sides = Vec::new();
-    for tasks in [many, few] {
+    for (tasks, name) in [(many, "bench-many"), (few, "bench-few")] {
         let data_dir = dir.path().join(tasks.to_string());
-        let (started, at) = (Instant::now(), data_dir.clone());
-        tokio::task::spawn_blocking(move || fill(&at, tasks)).await??;
+        let started = Instant::now();
+        fill(&data_dir, tasks)?;
         println!("{tasks} ended tasks written in {:.0} s", started.elapsed().as_secs_f64());
-        let http = free_address()?;
-        let config = Config { data_dir, http, agents: free_address()?, ..Config::default() };
-        let stop = stop.clone();
-        parts.spawn(async move { Ok(teamster_coordinator::run(config, stop).await?) });
-        let connection = eventually("the API", async || Connection::open(http).await.ok()).await;
-        sides.push(Side { http, connection, tasks, asked: 0 });
+        let (http, grpc, agents) = (free_address()?, free_address()?, free_address()?);
+        let config = Config { data_dir, http, grpc, agents, ..Config::default() };
+        let server = runtime(name)?;
+        let running = server.spawn(teamster_coordinator::run(config, stop.clone()));
+        servers.push((server, running));
+        let mut side = client.block_on(async {
+            let connection = eventually("the API", async || Connection::open(http).await.ok()).await;
+            Side { http, connection, tasks, newest: few.min(tasks), asked: 0 }
+        });
+        client.block_on(side.warm())?;
+        sides.push(side);
     }
-    let (few, many) = (sides.pop().expect("two were made"), sides.pop().expect("two were made"));
-    latencies(blocks, many, few).await?;
+    let (mut few, mut many) = (sides.pop().expect("two were made"), sides.pop().expect("two were made"));
+    client.block_on(latencies(blocks, &mut many, &mut few))?;
+    let bare = hello.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+    let address = bare.local_addr()?;
+    let serving = hello.spawn(serve_hello(bare));
+    client.block_on(against_hello(blocks, &mut many, address))?;
+    serving.abort();
     stop.cancel();
-    while let Some(ended) = parts.join_next().await {
-        let ended: Result<()> = ended?;
-        ended?;
+    for (server, running) in servers {
+        server.block_on(running)??;
     }
     Ok(())
+}
+
+fn runtime(name: &str) -> Result<Runtime> {
+    Ok(Builder::new_multi_thread().thread_name(name).enable_all().build()?)
+}
+
+/// Seconds of CPU that threads of this name have used.
+fn cpu_seconds(name: &str) -> Result<f64> {
+    let mut ticks = 0;
+    for task in procfs::process::Process::myself()?.tasks()? {
+        // A thread may end while we look.
+        let Ok(stat) = task.and_then(|task| task.stat()) else { continue };
+        if stat.comm == name {
+            ticks += stat.utime + stat.stime;
+        }
+    }
+    Ok(ticks as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// One coordinator.
@@ -72,6 +115,7 @@ struct Side {
     http: SocketAddr,
     connection: Connection,
     tasks: u64,
+    newest: u64,
     asked: u64,
 }
 
@@ -119,39 +163,51 @@ fn fill(data_dir: &Path, tasks: u64) -> Result<()> {
 }
 
 impl Side {
-    /// A request for a task somewhere among all of them.
-    fn get_one(&mut self, view: &str) -> Vec<u8> {
+    /// A request for one of the newest `among` tasks.
+    fn get_one(&mut self, view: &str, among: u64) -> Vec<u8> {
         self.asked += 1;
-        let seq = self.asked.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.tasks + 1;
+        let seq = self.tasks - self.asked.wrapping_mul(0x9e37_79b9_7f4a_7c15) % among;
         get(&format!("/v1/tasks/{}?view={view}", id(seq)))
     }
 
-    /// Mean seconds of a request of this kind, one after the other.
-    async fn time(&mut self, kind: &str) -> Result<f64> {
-        let requests: Vec<Vec<u8>> = match kind {
-            "list" => vec![get("/v1/tasks?page_size=256&view=BASIC"); LISTS],
-            view => (0..GETS).map(|_| self.get_one(view)).collect(),
-        };
-        let started = Instant::now();
-        for request in &requests {
-            self.connection.ask(request).await?;
+    /// Reads every small row once, so that what is measured is not the first look into a cold file.
+    async fn warm(&mut self) -> Result<()> {
+        for seq in (1..=self.tasks).step_by(WARM_STEP as usize) {
+            self.connection.ask(&get(&format!("/v1/tasks/{}", id(seq)))).await?;
         }
-        Ok(started.elapsed().as_secs_f64() / requests.len() as f64)
+        let mut token = String::new();
+        loop {
+            let request = get(&format!("/v1/tasks?page_size=2000{token}"));
+            let page: serde_json::Value = serde_json::from_slice(self.connection.ask(&request).await?)?;
+            let Some(next) = page["next_page_token"].as_str() else { return Ok(()) };
+            token = format!("&page_token={next}");
+        }
     }
 
-    /// Requests a second over many connections.
-    async fn throughput(&mut self) -> Result<f64> {
-        let requests: Vec<_> = (0..GETS).map(|_| self.get_one("MINIMAL")).collect();
-        throughput(self.http, Arc::new(requests)).await
+    /// Median of the seconds that a request of this kind takes, one after the other.
+    async fn time(&mut self, kind: Kind) -> Result<f64> {
+        let requests: Vec<Vec<u8>> = match kind {
+            Kind::List => vec![get("/v1/tasks?page_size=256&view=BASIC"); LISTS],
+            Kind::Any(view) => (0..GETS).map(|_| self.get_one(view, self.tasks)).collect(),
+            Kind::Newest(view) => (0..GETS).map(|_| self.get_one(view, self.newest)).collect(),
+        };
+        let mut seconds = Vec::with_capacity(requests.len());
+        for request in &requests {
+            let started = Instant::now();
+            self.connection.ask(request).await?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        Ok(Spread::of(seconds).median)
     }
 }
 
-async fn throughput(http: SocketAddr, requests: Arc<Vec<Vec<u8>>>) -> Result<f64> {
+/// Requests a second over many connections, and CPU seconds of the server's threads for each.
+async fn throughput(server: &str, http: SocketAddr, requests: Arc<Vec<Vec<u8>>>) -> Result<(f64, f64)> {
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         connections.push(Connection::open(http).await?);
     }
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_seconds(server)?);
     let mut users = JoinSet::new();
     for mut connection in connections {
         let requests = requests.clone();
@@ -165,19 +221,21 @@ async fn throughput(http: SocketAddr, requests: Arc<Vec<Vec<u8>>>) -> Result<f64
     while let Some(user) = users.join_next().await {
         user??;
     }
-    Ok((CONNECTIONS * requests.len()) as f64 / started.elapsed().as_secs_f64())
+    let count = (CONNECTIONS * requests.len()) as f64;
+    Ok((count / started.elapsed().as_secs_f64(), (cpu_seconds(server)? - cpu) / count))
 }
 
-async fn latencies(blocks: usize, mut many: Side, mut few: Side) -> Result<()> {
-    let mut servers = JoinSet::new();
-    let bare = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let hello = bare.local_addr()?;
-    servers.spawn(serve_hello(bare));
-    for kind in ["MINIMAL", "FULL", "list"] {
+async fn latencies(blocks: usize, many: &mut Side, few: &mut Side) -> Result<()> {
+    for (name, kind) in [
+        ("MINIMAL, newest", Kind::Newest("MINIMAL")),
+        ("MINIMAL, any", Kind::Any("MINIMAL")),
+        ("FULL, newest", Kind::Newest("FULL")),
+        ("FULL, any", Kind::Any("FULL")),
+        ("list", Kind::List),
+    ] {
         many.time(kind).await?;
         few.time(kind).await?;
-        let mut ratios = Vec::new();
-        let mut micros = Vec::new();
+        let (mut ratios, mut micros) = (Vec::new(), Vec::new());
         for block in 0..blocks {
             // Whoever goes first changes, so that a drift of the machine hits both.
             let (a, b) = if block % 2 == 0 {
@@ -190,24 +248,35 @@ async fn latencies(blocks: usize, mut many: Side, mut few: Side) -> Result<()> {
             ratios.push(a / b);
             micros.push(a * 1e6);
         }
-        println!("{kind}: among many / among few {}", Spread::of(ratios));
-        println!("{kind}: among many {} µs", Spread::of(micros));
+        println!("{name}: among many / among few {}", Spread::of(ratios));
+        println!("{name}: among many {} µs", Spread::of(micros));
     }
-    let requests = Arc::new(vec![get("/"); GETS]);
-    let (mut ratios, mut ours) = (Vec::new(), Vec::new());
-    for block in 0..blocks {
-        let (a, b) = if block % 2 == 0 {
-            let a = many.throughput().await?;
-            (a, throughput(hello, requests.clone()).await?)
+    Ok(())
+}
+
+async fn against_hello(blocks: usize, many: &mut Side, hello: SocketAddr) -> Result<()> {
+    let plain = Arc::new(vec![get("/"); GETS]);
+    let asked: Vec<_> = (0..GETS).map(|_| many.get_one("MINIMAL", many.newest)).collect();
+    let asked = Arc::new(asked);
+    let (mut rates, mut cpus, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    for block in 0..=blocks {
+        let ((a, a_cpu), (b, b_cpu)) = if block % 2 == 0 {
+            let a = throughput("bench-many", many.http, asked.clone()).await?;
+            (a, throughput("bench-hello", hello, plain.clone()).await?)
         } else {
-            let b = throughput(hello, requests.clone()).await?;
-            (many.throughput().await?, b)
+            let b = throughput("bench-hello", hello, plain.clone()).await?;
+            (throughput("bench-many", many.http, asked.clone()).await?, b)
         };
-        ratios.push(a / b);
-        ours.push(a);
+        // The first block warms up.
+        if block > 0 {
+            rates.push(a / b);
+            cpus.push(b_cpu / a_cpu);
+            ours.push(a_cpu * 1e6);
+        }
     }
-    println!("GET MINIMAL requests/s / hyper hello {}", Spread::of(ratios));
-    println!("GET MINIMAL requests/s {}", Spread::of(ours));
+    println!("GET MINIMAL requests/s / hyper hello, client included {}", Spread::of(rates));
+    println!("GET MINIMAL requests per CPU second / hyper hello {}", Spread::of(cpus));
+    println!("GET MINIMAL server CPU {} µs", Spread::of(ours));
     Ok(())
 }
 

@@ -47,9 +47,9 @@ async fn main() -> Result<()> {
     let mut next = |default: usize| arguments.next().map_or(Ok(default), |text| text.parse());
     let (blocks, tasks, connections) = (next(8)?, next(20_000)?, next(64)?);
     let dir = tempfile::tempdir()?;
-    let (http, agents) = (free_address()?, free_address()?);
+    let (http, grpc, agents) = (free_address()?, free_address()?, free_address()?);
     let config = format!(
-        "data_dir = '{}'\nhttp = '{http}'\nagents = '{agents}'\ndisk_floor = '0B'\n",
+        "data_dir = '{}'\nhttp = '{http}'\ngrpc = '{grpc}'\nagents = '{agents}'\ndisk_floor = '0B'\n",
         dir.path().join("data").display()
     );
     let file = dir.path().join("coordinator.toml");
