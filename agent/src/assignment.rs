@@ -45,6 +45,12 @@ pub struct Assignment {
     /// What it may reach; this node's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// How long its executors may run, from the start of the first to the end of the last; none is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<Duration>,
+    /// Whether the images' entry points are run, with the commands as their arguments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image_entrypoint: bool,
 }
 
 /// What a task may reach.
@@ -86,7 +92,7 @@ pub struct Resources {
 pub struct Executor {
     /// Reference of the image, as the user wrote it.
     pub image: String,
-    /// The exact argv; no shell is involved, and the image's entry point is not used.
+    /// The exact argv, after the image's entry point where the assignment says so; no shell is involved.
     pub command: Vec<String>,
     /// Working directory; the image's when absent.
     pub workdir: Option<AbsolutePath>,

@@ -5,6 +5,7 @@ mod measured;
 mod record;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,10 @@ pub struct Attempt {
     pub executors: Vec<ExecutorLog>,
     /// When the executor that runs now was started.
     pub started_at: Option<Timestamp>,
+    /// When the first executor was started, counted from the machine's boot: its time limit counts from then,
+    /// through restarts of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Duration>,
     /// Set before the first kill: a restarted agent goes on with the kill and starts nothing.
     pub stopping: Option<StopReason>,
     /// Lines for the task's system log so far.
@@ -60,6 +65,7 @@ impl Attempt {
             phase: Phase::Intended,
             executors: Vec::new(),
             started_at: None,
+            running_since: None,
             stopping: None,
             system_logs: Vec::new(),
             reason: None,
@@ -134,6 +140,8 @@ pub enum StopReason {
     LeaseEnded,
     /// The operator stops this node.
     NodeStopped,
+    /// It passed one of its own limits; which one is in the record as its reason.
+    LimitPassed,
 }
 
 /// The directory of one attempt, `<data>/tasks/<task>/<attempt>`: root-only, so no task can swap a name in

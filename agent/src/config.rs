@@ -27,6 +27,8 @@ pub struct Config {
     pub grace_period: Period,
     /// How long whole logs are kept on this node after a task has ended; zero keeps none.
     pub log_retention: Period,
+    /// Below this much room on the disk of `data_dir` the node takes no new tasks; 0 for never.
+    pub disk_floor: ByteCount,
     /// What this node offers, where it is not to be measured.
     pub capacity: CapacityOverride,
     /// What is kept back of what is measured.
@@ -76,6 +78,14 @@ pub struct Sandbox {
     pub gid: u32,
     /// Most processes and threads of a task.
     pub pids_max: u64,
+    /// Most files, directories and links of a task on this node's disk.
+    pub files_max: u64,
+    /// How many files each process of a task may have open, where this machine allows as much.
+    pub open_files_max: u64,
+    /// The size of `/dev/shm` in hundredths of the task's memory, of which it is a part.
+    pub shm_percent: u8,
+    /// Whether images' entry points are run for tasks that ask for it.
+    pub image_entrypoint: bool,
 }
 
 impl Sandbox {
@@ -114,6 +124,7 @@ impl Default for Config {
             containerd: "/run/containerd/containerd.sock".into(),
             grace_period: Period(Duration::from_secs(10)),
             log_retention: Period(Duration::from_secs(24 * 60 * 60)),
+            disk_floor: ByteCount(1 << 30),
             capacity: CapacityOverride::default(),
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),
@@ -132,7 +143,15 @@ impl Default for Reserve {
 
 impl Default for Sandbox {
     fn default() -> Self {
-        Self { uid: 65534, gid: 65534, pids_max: 4096 }
+        Self {
+            uid: 65534,
+            gid: 65534,
+            pids_max: 4096,
+            files_max: 1_000_000,
+            open_files_max: 1 << 20,
+            shm_percent: 50,
+            image_entrypoint: true,
+        }
     }
 }
 
@@ -192,6 +211,15 @@ impl Config {
         }
         if self.sandbox.pids_max < 16 {
             return refuse("sandbox.pids_max", "must be at least 16");
+        }
+        if self.sandbox.files_max < 100 {
+            return refuse("sandbox.files_max", "must be at least 100");
+        }
+        if self.sandbox.open_files_max < 64 {
+            return refuse("sandbox.open_files_max", "must be at least 64");
+        }
+        if !(1..=100).contains(&self.sandbox.shm_percent) {
+            return refuse("sandbox.shm_percent", "must be from 1 to 100");
         }
         if self.capacity.cpus.is_some_and(|cpus| !cpus.is_finite() || cpus <= 0.0) {
             return refuse("capacity.cpus", "must be a number above 0");

@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod child;
 pub mod config;
 pub mod data_dir;
+pub mod disk;
 pub mod failpoint;
 pub mod kept_logs;
 pub mod lease;
@@ -146,6 +147,14 @@ pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken)
         reader: Arc::new(LogReader::new(&config.data_dir, node.stages.clone())),
     };
     let (offers, offered) = watch::channel(Vec::new());
+    let (closed, is_closed) = watch::channel(None);
+    let disk_watch = node.disk_watch.clone().run(
+        config.data_dir.clone(),
+        config.disk_floor,
+        tools.runtime.clone(),
+        node.disk.clone(),
+        closed,
+    );
     let session = Session {
         coordinator: config.coordinator.clone(),
         data_dir: config.data_dir.clone(),
@@ -156,12 +165,15 @@ pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken)
             runtime: tools.runtime,
         },
         offers: offered,
+        closed: is_closed,
         supervisor: events,
     };
     let mut parts = JoinSet::new();
     parts.spawn(supervisor.run(attempts, shutdown.clone()));
     parts.spawn(session.run(shutdown.clone()));
     parts.spawn(logs.run(shutdown.clone()));
+    let until_shutdown = shutdown.clone();
+    parts.spawn(async move { until_shutdown.run_until_cancelled(disk_watch).await.unwrap_or_default() });
     let until_shutdown = shutdown.clone();
     let sweep = kept_logs::sweep(config.data_dir.clone(), config.log_retention.0, node.disk.clone());
     parts.spawn(async move { until_shutdown.run_until_cancelled(sweep).await.unwrap_or_default() });
@@ -191,6 +203,7 @@ fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
         runtime: tools.runtime.clone(),
         staging: tools.staging.clone(),
         disk: TaskTracker::new(),
+        disk_watch: Arc::default(),
         stages: Arc::default(),
     }))
 }

@@ -90,6 +90,8 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         limits: Resources { cpu_milli: 1000, memory_bytes: 1 << 30, disk_bytes: 1 << 30 },
         lease: Duration::from_secs(3600),
         network: None,
+        time_limit: None,
+        image_entrypoint: false,
     };
     let before = runtime.starts().len();
     let boot_id = boot_id().expect("the kernel says which boot this is");
@@ -101,6 +103,7 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         runtime: runtime.clone(),
         staging: Arc::new(NothingToStage),
         disk: TaskTracker::new(),
+        disk_watch: Arc::default(),
         stages: Arc::default(),
     });
     let (_orders, orders) = watch::channel(Orders::default());

@@ -30,6 +30,8 @@ struct Node {
     id: String,
     state: String,
     since: Timestamp,
+    #[serde(default)]
+    closed: Option<String>,
     capacity: Amount,
     free: Amount,
     tasks: usize,
@@ -79,7 +81,10 @@ fn row(node: &Node, now: Timestamp) -> [String; 8] {
         .collect();
     [
         node.id.clone(),
-        node.state.clone(),
+        match &node.closed {
+            Some(reason) => format!("{} (no new tasks: {reason})", node.state),
+            None => node.state.clone(),
+        },
         table::age(node.since, now),
         node.tasks.to_string(),
         of(cpus(node.free.cpu_milli), cpus(node.capacity.cpu_milli)),
@@ -115,5 +120,7 @@ mod tests {
             row,
             ["n1", "READY", "0s", "1", "0.5 of 2", "2GiB of 4GiB", "0B of 10GiB", "/mnt/shared (not usable)"]
         );
+        let closed = Node { closed: Some("full".into()), ..node };
+        assert_eq!(super::row(&closed, closed.since)[1], "READY (no new tasks: full)");
     }
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teamster_coordinator::config::RetryStarted;
+use teamster_coordinator::parameters::Entrypoint;
 use teamster_values::{ByteCount, Period};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,15 @@ pub(crate) struct CoordinatorArgs {
     /// Image of tasks in the short form, which name none
     #[arg(long, env = "TEAMSTER_DEFAULT_IMAGE", value_name = "IMAGE")]
     default_image: Option<String>,
+    /// Whether images' entry points are run for tasks that do not say: none or image
+    #[arg(long, env = "TEAMSTER_DEFAULT_ENTRYPOINT", value_name = "WHICH", value_parser = entrypoint)]
+    default_entrypoint: Option<Entrypoint>,
+    /// How long the executors of a task may run that names no time
+    #[arg(long, env = "TEAMSTER_DEFAULT_TIMEOUT", value_name = "TIME")]
+    default_timeout: Option<Period>,
+    /// How long the executors of any task may run
+    #[arg(long, env = "TEAMSTER_MAX_TIMEOUT", value_name = "TIME")]
+    max_timeout: Option<Period>,
     /// Make no second task of Cromwell's request when it comes again within ten minutes
     #[arg(long, env = "TEAMSTER_DEDUPLICATE_CROMWELL", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     deduplicate_cromwell: Option<bool>,
@@ -121,6 +131,9 @@ pub(crate) struct AgentArgs {
     /// How long whole logs are kept on this node after a task has ended
     #[arg(long, env = "TEAMSTER_LOG_RETENTION", value_name = "TIME")]
     log_retention: Option<Period>,
+    /// Room on the disk of the data directory below which the node takes no new tasks
+    #[arg(long, env = "TEAMSTER_DISK_FLOOR", value_name = "SIZE")]
+    disk_floor: Option<ByteCount>,
     /// CPUs that this node offers, instead of what is measured
     #[arg(long, env = "TEAMSTER_CAPACITY_CPUS", value_name = "N")]
     capacity_cpus: Option<f64>,
@@ -148,6 +161,18 @@ pub(crate) struct AgentArgs {
     /// Most processes and threads of a task
     #[arg(long, env = "TEAMSTER_SANDBOX_PIDS_MAX", value_name = "N")]
     sandbox_pids_max: Option<u64>,
+    /// Most files, directories and links of a task on this node's disk
+    #[arg(long, env = "TEAMSTER_SANDBOX_FILES_MAX", value_name = "N")]
+    sandbox_files_max: Option<u64>,
+    /// How many files each process of a task may have open
+    #[arg(long, env = "TEAMSTER_SANDBOX_OPEN_FILES_MAX", value_name = "N")]
+    sandbox_open_files_max: Option<u64>,
+    /// The size of /dev/shm in hundredths of the task's memory
+    #[arg(long, env = "TEAMSTER_SANDBOX_SHM_PERCENT", value_name = "N")]
+    sandbox_shm_percent: Option<u8>,
+    /// Whether images' entry points are run for tasks that ask for it
+    #[arg(long, env = "TEAMSTER_SANDBOX_IMAGE_ENTRYPOINT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    sandbox_image_entrypoint: Option<bool>,
 }
 
 /// Sets each field for which a flag or a variable was given.
@@ -167,6 +192,9 @@ impl CoordinatorArgs {
             config.agents => self.agents,
             config.insecure_open => self.insecure_open,
             config.default_image => self.default_image.clone().map(Some),
+            config.default_entrypoint => self.default_entrypoint,
+            config.default_timeout => self.default_timeout.map(Some),
+            config.max_timeout => self.max_timeout.map(Some),
             config.deduplicate_cromwell => self.deduplicate_cromwell,
             config.organization_name => self.organization_name.clone(),
             config.organization_url => self.organization_url.clone(),
@@ -194,6 +222,7 @@ impl AgentArgs {
             config.containerd => self.containerd.clone(),
             config.grace_period => self.grace_period,
             config.log_retention => self.log_retention,
+            config.disk_floor => self.disk_floor,
             config.capacity.cpus => self.capacity_cpus.map(Some),
             config.capacity.memory => self.capacity_memory.map(Some),
             config.capacity.disk => self.capacity_disk.map(Some),
@@ -203,6 +232,10 @@ impl AgentArgs {
             config.sandbox.uid => self.sandbox_uid,
             config.sandbox.gid => self.sandbox_gid,
             config.sandbox.pids_max => self.sandbox_pids_max,
+            config.sandbox.files_max => self.sandbox_files_max,
+            config.sandbox.open_files_max => self.sandbox_open_files_max,
+            config.sandbox.shm_percent => self.sandbox_shm_percent,
+            config.sandbox.image_entrypoint => self.sandbox_image_entrypoint,
         }
         config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
         Ok(config)
@@ -278,6 +311,10 @@ where
         service.await
     })?;
     Ok(FINE)
+}
+
+fn entrypoint(text: &str) -> Result<Entrypoint, String> {
+    serde_json::from_value(text.into()).map_err(|_| "must be 'none' or 'image'".to_owned())
 }
 
 fn retry_started(text: &str) -> Result<RetryStarted, String> {

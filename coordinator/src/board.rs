@@ -49,6 +49,9 @@ pub struct NodeView {
     pub state: NodeState,
     /// When it was last seen to connect or go.
     pub since: Timestamp,
+    /// Why it takes no new tasks; absent when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
     /// What it offers.
     pub capacity: Amount,
     /// What is not set aside for a task.

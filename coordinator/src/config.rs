@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, ByteCount, Period};
 
+use crate::parameters::{Entrypoint, TaskPolicy};
+
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,12 @@ pub struct Config {
     pub storage: Vec<AbsolutePath>,
     /// The image of tasks in the short form, which name none; without it they are refused.
     pub default_image: Option<String>,
+    /// Whether the images' entry points are run for tasks that do not say.
+    pub default_entrypoint: Entrypoint,
+    /// How long the executors of a task may run that names no time; for ever when absent.
+    pub default_timeout: Option<Period>,
+    /// How long the executors of any task may run; for ever when absent.
+    pub max_timeout: Option<Period>,
     /// Whether Cromwell's request, sent again within ten minutes, makes no second task.
     pub deduplicate_cromwell: bool,
     /// Who runs this service, for service-info.
@@ -69,6 +77,9 @@ impl Default for Config {
             insecure_open: false,
             storage: Vec::new(),
             default_image: None,
+            default_entrypoint: Entrypoint::None,
+            default_timeout: None,
+            max_timeout: None,
             deduplicate_cromwell: false,
             organization_name: "Teamster cluster".to_owned(),
             // Required by the specification, and this name can belong to nobody.
@@ -125,6 +136,15 @@ impl Config {
         Ok(config)
     }
 
+    /// What the operator decided about every task alike.
+    pub fn task_policy(&self) -> TaskPolicy {
+        TaskPolicy {
+            default_timeout: self.default_timeout.map(|period| period.0),
+            max_timeout: self.max_timeout.map(|period| period.0),
+            default_entrypoint: self.default_entrypoint,
+        }
+    }
+
     /// Refuses what would be unsafe or could never work.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field, reason: &str| Err(ConfigError::Invalid { field, reason: reason.to_owned() });
@@ -157,6 +177,14 @@ impl Config {
         }
         if self.organization_name.trim().is_empty() {
             return refuse("organization_name", "must not be empty");
+        }
+        for (field, time) in [("default_timeout", self.default_timeout), ("max_timeout", self.max_timeout)] {
+            if time.is_some_and(|time| time.0 < Duration::from_secs(1)) {
+                return refuse(field, "must be at least \"1s\"; leave it out for no limit");
+            }
+        }
+        if self.max_timeout.is_some_and(|most| self.default_timeout.is_some_and(|time| time > most)) {
+            return refuse("default_timeout", "must not be longer than max_timeout");
         }
         if self.max_attempts == 0 {
             return refuse("max_attempts", "must be at least 1");
@@ -204,6 +232,9 @@ mod tests {
         assert!(toml::from_str::<Config>("lease = 60").is_err());
         let config: Config = toml::from_str("lease = '2h'\nretry_started = 'always'").unwrap();
         assert_eq!(config.lease.0, Duration::from_secs(7200));
+        assert!(toml::from_str::<Config>("max_timeout = '0s'").unwrap().check().is_err());
+        let over = "default_timeout = '2h'\nmax_timeout = '1h'\ndefault_entrypoint = 'image'";
+        assert!(toml::from_str::<Config>(over).unwrap().check().is_err());
         let config: Config = toml::from_str("task_retention = '30 days'\ndisk_floor = '1GiB'").unwrap();
         assert_eq!(config, Config::default());
     }

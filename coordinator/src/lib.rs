@@ -10,6 +10,7 @@ pub mod controller;
 pub mod disk;
 pub mod log_hub;
 pub mod metrics;
+pub mod parameters;
 mod server;
 mod session;
 pub mod spec;

@@ -104,6 +104,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         term: opened.term,
         log_hub: log_hub.clone(),
         heartbeat: config.heartbeat.0,
+        policy: config.task_policy(),
     };
     let state = ApiState {
         controller: controller.clone(),

@@ -40,7 +40,7 @@ pub async fn run(coordinator: String, node_id: String, capacity: wire::Capacity)
         tokio::select! {
             _ = heartbeat.tick() => {
                 number += 1;
-                let beat = wire::Heartbeat { number, storages: Vec::new() };
+                let beat = wire::Heartbeat { number, ..wire::Heartbeat::default() };
                 outgoing.send(message(Out::Heartbeat(beat))).await?;
             }
             told = incoming.message() => {

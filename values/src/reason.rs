@@ -20,6 +20,14 @@ pub enum Reason {
     CommandFailed,
     /// The kernel killed a process for memory.
     OutOfMemory,
+    /// It was refused processes or threads at their limit, and failed.
+    ProcessLimit,
+    /// It wrote more to the node's disk than it asked for.
+    DiskLimit,
+    /// It made more files on the node's disk than one task may.
+    FileLimit,
+    /// It ran longer than it may.
+    TimeLimit,
     /// An input is not where the task says.
     InputMissing,
     /// An input is there and cannot be used.
@@ -42,12 +50,16 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::ImageNotFound,
         Self::ImageUnusable,
         Self::CommandUnusable,
         Self::CommandFailed,
         Self::OutOfMemory,
+        Self::ProcessLimit,
+        Self::DiskLimit,
+        Self::FileLimit,
+        Self::TimeLimit,
         Self::InputMissing,
         Self::InputUnusable,
         Self::OutputUnusable,
@@ -67,6 +79,10 @@ impl Reason {
             Self::CommandUnusable => "COMMAND_UNUSABLE",
             Self::CommandFailed => "COMMAND_FAILED",
             Self::OutOfMemory => "OUT_OF_MEMORY",
+            Self::ProcessLimit => "PROCESS_LIMIT",
+            Self::DiskLimit => "DISK_LIMIT",
+            Self::FileLimit => "FILE_LIMIT",
+            Self::TimeLimit => "TIME_LIMIT",
             Self::InputMissing => "INPUT_MISSING",
             Self::InputUnusable => "INPUT_UNUSABLE",
             Self::OutputUnusable => "OUTPUT_UNUSABLE",

@@ -23,6 +23,7 @@ pub struct Measured {
     stage_out_millis: Option<u64>,
     peak_memory_bytes: Option<u64>,
     cpu_micros: Option<[u64; 3]>,
+    io_bytes: Option<[u64; 2]>,
 }
 
 impl Measured {
@@ -42,6 +43,10 @@ impl Measured {
             sums.iter_mut().zip([usage.cpu_micros, usage.user_cpu_micros, usage.system_cpu_micros])
         {
             *sum += more;
+        }
+        if let Some(bytes) = usage.io_bytes {
+            let sums = self.io_bytes.get_or_insert_default();
+            sums.iter_mut().zip(bytes).for_each(|(sum, more)| *sum += more);
         }
     }
 
@@ -67,6 +72,11 @@ impl Measured {
         let keys = ["cpu_time_ms", "user_cpu_time_ms", "system_cpu_time_ms"];
         for (key, micros) in keys.into_iter().zip(self.cpu_micros.into_iter().flatten()) {
             add(key, Some((micros / 1000).to_string()));
+        }
+        for (key, bytes) in
+            ["io_read_bytes", "io_write_bytes"].into_iter().zip(self.io_bytes.into_iter().flatten())
+        {
+            add(key, Some(bytes.to_string()));
         }
         if !executors.is_empty() {
             let run_millis =
@@ -97,8 +107,9 @@ mod tests {
     fn peaks_are_compared_and_times_are_added() {
         let mut measured = Measured::default();
         measured.staged_out(Duration::from_millis(12_034));
-        for (peak, cpu) in [(7, 1500), (5, 2600)] {
-            let usage = Usage { peak_memory_bytes: Some(peak), cpu_micros: cpu, ..Usage::default() };
+        for (peak, cpu, io_bytes) in [(7, 1500, Some([8, 3])), (5, 2600, None), (6, 0, Some([1, 2]))] {
+            let usage =
+                Usage { peak_memory_bytes: Some(peak), cpu_micros: cpu, io_bytes, ..Usage::default() };
             measured.used(Some(usage));
         }
         measured.used(None);
@@ -117,6 +128,8 @@ mod tests {
         let metadata = measured.metadata(&[log, killed]);
         let expected = [
             ("cpu_time_ms", "4"),
+            ("io_read_bytes", "9"),
+            ("io_write_bytes", "5"),
             ("oom", "true"),
             ("peak_memory_bytes", "7"),
             ("run_seconds", "2.500"),

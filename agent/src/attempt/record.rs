@@ -235,6 +235,8 @@ mod tests {
             limits: Resources::default(),
             lease: std::time::Duration::from_secs(60),
             network: None,
+            time_limit: None,
+            image_entrypoint: false,
         };
         Attempt::new(assignment, "boot", jiff::Timestamp::UNIX_EPOCH)
     }

@@ -172,7 +172,14 @@ impl Runtime for FakeRuntime {
         }
         let digest = format!("sha256:{}", "0".repeat(64));
         let env = vec!["PATH=/bin".to_owned()];
-        Ok(Image { name, chain_id: digest.clone(), digest, env, workdir: None })
+        Ok(Image {
+            name,
+            chain_id: digest.clone(),
+            digest,
+            env,
+            workdir: None,
+            entrypoint: vec!["enter".to_owned()],
+        })
     }
 
     async fn prepare_attempt(&self, id: AttemptId, _limits: &Resources) -> Result<(), RuntimeError> {
@@ -312,6 +319,7 @@ mod tests {
                 digest,
                 env: Vec::new(),
                 workdir: None,
+                entrypoint: Vec::new(),
             },
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: Vec::new(),
@@ -320,6 +328,8 @@ mod tests {
             binds: Vec::new(),
             identity: Identity { uid: 1, gid: 1 },
             pids_max: 1,
+            open_files_max: 1,
+            shm_bytes: 1,
             limits: Resources::default(),
             stdin: None,
             stdout: PathBuf::from("/dev/null"),

@@ -1,5 +1,5 @@
 //! Images on this node: from a reference to what containers are made of. Of an image's configuration only
-//! environment and working directory are read; labels, volumes, user and the rest are never looked at.
+//! environment, working directory and entry point are read; labels, volumes, user and the rest are never looked at.
 
 mod archive;
 mod import;
@@ -63,6 +63,7 @@ pub(super) struct Opened {
     size_bytes: u64,
     env: Vec<String>,
     workdir: Option<AbsolutePath>,
+    entrypoint: Vec<String>,
 }
 
 /// The part of an image's configuration that is read.
@@ -78,6 +79,7 @@ struct ImageConfig {
 struct RunConfig {
     env: Option<Vec<String>>,
     working_dir: Option<String>,
+    entrypoint: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -140,6 +142,7 @@ pub(super) async fn resolve(link: &Link, cache: &ImageCache, reference: &str) ->
         chain_id: opened.chain_id(),
         env: opened.env.clone(),
         workdir: opened.workdir.clone(),
+        entrypoint: opened.entrypoint.clone(),
     })
 }
 
@@ -228,6 +231,15 @@ fn combine(manifest: &ImageManifest, manifest_digest: String, config: &[u8]) -> 
     let run = config.config.unwrap_or_default();
     let workdir = run.working_dir.filter(|path| !path.is_empty()).map(|path| AbsolutePath::parse(&path));
     let workdir = workdir.transpose().map_err(|error| format!("its working directory {error}"))?;
+    let entrypoint = run.entrypoint.unwrap_or_default();
+    // No program can be given such an argument; containerd would call it a fault of this node.
+    if entrypoint.iter().any(|argument| argument.contains('\0'))
+        || entrypoint.first().is_some_and(String::is_empty)
+    {
+        return Err("its entry point is no command".to_owned());
+    }
+    let mut env = run.env.unwrap_or_default();
+    env.retain(|entry| !entry.contains('\0'));
     let layers: Vec<Layer> = manifest
         .layers()
         .iter()
@@ -245,8 +257,9 @@ fn combine(manifest: &ImageManifest, manifest_digest: String, config: &[u8]) -> 
         config_digest: manifest.config().digest().to_string(),
         manifest_digest,
         size_bytes: layer_bytes + manifest.config().size(),
-        env: run.env.unwrap_or_default(),
+        env,
         workdir,
+        entrypoint,
     })
 }
 

@@ -55,6 +55,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// the last container was removed.
     async fn release_attempt(&self, id: AttemptId) -> Result<(), RuntimeError>;
 
+    /// The processes of an attempt that live now. Blocks for a short time.
+    fn processes(&self, _id: AttemptId) -> Vec<i32> {
+        Vec::new()
+    }
+
     /// Every container of ours that exists here.
     async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError>;
 
@@ -111,6 +116,8 @@ pub struct Image {
     pub env: Vec<String>,
     /// Where commands run unless the task says otherwise.
     pub workdir: Option<AbsolutePath>,
+    /// What goes before the command where the task asks for it; empty when the image names none.
+    pub entrypoint: Vec<String>,
 }
 
 /// Everything that a runtime must know to make a container. `task/plan.rs` makes it; nothing in it comes
@@ -136,6 +143,10 @@ pub struct ContainerSpec {
     pub identity: Identity,
     /// Most processes and threads at one time, over the whole attempt.
     pub pids_max: u64,
+    /// How many files each of its processes may have open.
+    pub open_files_max: u64,
+    /// Size of `/dev/shm`; what lies there counts as memory.
+    pub shm_bytes: u64,
     /// Limits; the attempt's cgroup holds them.
     pub limits: Resources,
     /// File whose content is standard input; nothing when absent.
@@ -209,6 +220,10 @@ pub struct Usage {
     pub user_cpu_micros: u64,
     /// CPU time of the kernel on its behalf.
     pub system_cpu_micros: u64,
+    /// Bytes read from block devices and written to them; none where the kernel does not count them.
+    pub io_bytes: Option<[u64; 2]>,
+    /// How often a process or thread was refused at the limit.
+    pub refused_processes: u64,
 }
 
 /// The two signals that the agent sends.

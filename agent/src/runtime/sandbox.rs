@@ -25,8 +25,8 @@ const UMASK: u32 = 0o022;
 /// Tasks are killed for memory before anything of the node's own.
 const OOM_SCORE_ADJ: i32 = 500;
 
-/// Open files: what programs get, and how far they may raise it, where this machine allows as much.
-const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
+/// Open files that programs get unless they ask for more: some close all that they could have, one by one.
+const OPEN_FILES_SOFT: u64 = 65_536;
 
 /// Pseudo-terminals of a container. The kernel has 4096 for the whole machine, and whoever takes them all locks
 /// out every other container.
@@ -159,26 +159,25 @@ fn process(container: &ContainerSpec) -> Result<Process, OciSpecError> {
         .env(container.env.clone())
         .cwd(container.workdir.as_path())
         .capabilities(capabilities)
-        .rlimits(rlimits()?)
+        .rlimits(rlimits(container.open_files_max)?)
         .no_new_privileges(true)
         .oom_score_adj(OOM_SCORE_ADJ)
         .build()
 }
 
-fn rlimits() -> Result<Vec<PosixRlimit>, OciSpecError> {
+fn rlimits(open_files_max: u64) -> Result<Vec<PosixRlimit>, OciSpecError> {
     // Nobody may be given more than the runtime itself has, unless it holds CAP_SYS_RESOURCE.
-    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(open_files_max);
     let limit =
         |kind, soft: u64, hard: u64| PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build();
     Ok(vec![
-        limit(PosixRlimitType::RlimitNofile, OPEN_FILES.0.min(most), OPEN_FILES.1.min(most))?,
+        limit(PosixRlimitType::RlimitNofile, OPEN_FILES_SOFT.min(most), most)?,
         limit(PosixRlimitType::RlimitCore, 0, 0)?,
     ])
 }
 
 fn kernel_mounts(container: &ContainerSpec) -> Result<Vec<Mount>, OciSpecError> {
-    // Counted as the task's memory anyway; half leaves room for the program itself.
-    let shm = format!("size={}", container.limits.memory_bytes / 2);
+    let shm = format!("size={}", container.shm_bytes);
     let dev = ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"];
     let terminals = format!("max={TERMINALS_MAX}");
     let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", &terminals];

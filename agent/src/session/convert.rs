@@ -137,6 +137,8 @@ fn assignment(start: wire::Assignment) -> Result<Assignment, Malformed> {
             disk_bytes: limits.disk_bytes,
         },
         lease: Duration::from_millis(start.lease_millis),
+        time_limit: (start.time_limit_millis > 0).then(|| Duration::from_millis(start.time_limit_millis)),
+        image_entrypoint: start.image_entrypoint,
     })
 }
 

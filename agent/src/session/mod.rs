@@ -78,6 +78,8 @@ pub struct Session {
     pub identity: Identity,
     /// How the shared storages are.
     pub offers: watch::Receiver<Vec<Offer>>,
+    /// Why this node takes no new tasks; none when it does.
+    pub closed: watch::Receiver<Option<String>>,
     /// Where events go.
     pub supervisor: mpsc::Sender<Event>,
 }

@@ -172,7 +172,8 @@ impl<'a> Stream<'a> {
         self.number += 1;
         let storages = convert::offers(&self.session.offers.borrow());
         self.unanswered.push_back((self.number, BootInstant::now()));
-        self.send(Out::Heartbeat(wire::Heartbeat { number: self.number, storages })).await
+        let closed = closed(self.session);
+        self.send(Out::Heartbeat(wire::Heartbeat { number: self.number, storages, closed })).await
     }
 
     async fn send_reports(&self, reports: Vec<Report>) -> Result<(), Ended> {
@@ -221,9 +222,14 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity: Some(convert::capacity(&identity.capacity)),
         storages,
+        closed: closed(session),
         versions: identity.versions().await.into_iter().collect(),
         networks: identity.runtime.offers_egress().then(|| "egress".to_owned()).into_iter().collect(),
     }
+}
+
+fn closed(session: &Session) -> String {
+    session.closed.borrow().clone().unwrap_or_default()
 }
 
 async fn attach(session: &Session, reports: mpsc::Sender<Report>) -> Result<Vec<Held>, Ended> {

@@ -139,6 +139,7 @@ impl Bench {
                 runtime: Arc::new(FakeRuntime::new()),
             },
             offers,
+            closed: watch::channel(None).1,
             supervisor,
         };
         running.spawn(async move {

@@ -8,6 +8,7 @@ use teamster_values::{AbsolutePath, PathPattern};
 
 use crate::assignment::{Assignment, OutputFile};
 use crate::attempt::AttemptDir;
+use crate::config::Sandbox;
 use crate::runtime::Identity;
 
 /// All that is decided about an attempt before anything is done for it. Made by `task::plan::plan`.
@@ -15,7 +16,7 @@ use crate::runtime::Identity;
 pub struct Plan {
     pub(crate) assignment: Assignment,
     pub(crate) identity: Identity,
-    pub(crate) pids_max: u64,
+    pub(crate) sandbox: Sandbox,
     pub(crate) dir: AttemptDir,
     /// What the container and the staging child see, outermost first.
     pub(crate) mounts: Vec<Mount>,

@@ -9,6 +9,7 @@ use super::result;
 use super::run::{Halt, Pauses, Run};
 use crate::assignment::{LossCause, Outcome, OutputFile, Report};
 use crate::attempt::{Phase, StopReason};
+use crate::disk::Overrun;
 use crate::kept_logs;
 use crate::runtime::{ContainerId, ContainerState, Exit, Signal};
 
@@ -22,11 +23,20 @@ impl Run {
     /// Brings an attempt that cannot or must not go on to its result.
     pub(super) async fn halt(&mut self, halt: Halt) {
         let id = self.id();
+        self.armed = None;
+        let mut outputs = Vec::new();
         let outcome = match halt {
             Halt::Stop(reason) => {
                 tracing::info!(task = %id.task, attempt = id.attempt, ?reason, "stopping");
-                self.stop(reason).await;
+                outputs = self.stop(reason).await;
                 outcome_of(reason)
+            }
+            Halt::Limit(Overrun { reason, text }) => {
+                tracing::warn!(task = %id.task, attempt = id.attempt, reason = reason.code(), text, "over a limit");
+                self.attempt.system_logs.push(reason.line(text));
+                self.attempt.reason = Some(reason);
+                outputs = self.stop(StopReason::LimitPassed).await;
+                outcome_of(StopReason::LimitPassed)
             }
             Halt::Fault { outcome, reason, text } => {
                 tracing::warn!(task = %id.task, attempt = id.attempt, ?outcome, text, "cannot go on");
@@ -41,10 +51,11 @@ impl Run {
                 outcome
             }
         };
-        self.conclude(outcome, Vec::new()).await;
+        self.conclude(outcome, outputs).await;
     }
 
-    async fn stop(&mut self, reason: StopReason) {
+    /// Ends all that runs, and returns what was put in place even so.
+    async fn stop(&mut self, reason: StopReason) -> Vec<OutputFile> {
         if self.attempt.stopping.is_none() {
             self.attempt.stopping = Some(reason);
             // On disk before the first kill, so that a restarted agent starts nothing. A disk that refuses
@@ -57,9 +68,12 @@ impl Run {
             self.end_executor(ContainerId { attempt: self.id(), executor }, reason).await;
         }
         self.kill_everything().await;
+        let outputs = if reason == StopReason::LimitPassed { self.salvage().await } else { Vec::new() };
         self.end_staging().await;
         self.keep_last_words().await;
         let (reason, text) = match reason {
+            // It was said when the limit was passed.
+            StopReason::LimitPassed => return outputs,
             StopReason::Canceled => (Reason::Canceled, "canceled"),
             StopReason::LeaseEnded => {
                 (Reason::NodeLost, "stopped: the coordinator was not heard for the length of the lease")
@@ -68,6 +82,7 @@ impl Run {
         };
         self.attempt.system_logs.push(reason.line(text));
         self.attempt.reason = Some(reason);
+        outputs
     }
 
     /// SIGTERM, the grace period, SIGKILL; keeps how the executor ended if that can be known.
@@ -106,8 +121,12 @@ impl Run {
         let unwanted = self.orders.borrow().forget;
         let grace = match reason {
             StopReason::LeaseEnded => Duration::ZERO,
+            // It would go on to fill the disk.
+            StopReason::LimitPassed if self.attempt.reason != Some(Reason::TimeLimit) => Duration::ZERO,
             StopReason::Canceled | StopReason::NodeStopped if unwanted => Duration::ZERO,
-            StopReason::Canceled | StopReason::NodeStopped => self.node.config.grace_period.0,
+            StopReason::Canceled | StopReason::NodeStopped | StopReason::LimitPassed => {
+                self.node.config.grace_period.0
+            }
         };
         if !grace.is_zero()
             && let Some(exit) = self.signal_and_wait(id, Signal::Term, grace).await
@@ -253,5 +272,7 @@ fn outcome_of(reason: StopReason) -> Outcome {
         StopReason::Canceled => Outcome::Canceled,
         StopReason::LeaseEnded => Outcome::Lost(LossCause::LeaseEnded),
         StopReason::NodeStopped => Outcome::Lost(LossCause::NodeStopped),
+        // As for memory: the task took more than it asked for.
+        StopReason::LimitPassed => Outcome::ExecutorError,
     }
 }

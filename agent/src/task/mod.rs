@@ -1,8 +1,9 @@
 //! The life of one task on this node. `plan.rs` and `policy.rs` decide without touching anything, `run.rs`
 //! drives an attempt from whatever phase it is in to its end, `steps.rs` are the steps forward, `ending.rs`
-//! the ways out. Nothing here knows of the coordinator: orders come in and reports go out by channel.
+//! the ways out, `limits.rs` what ends a task that takes more than it may. Nothing here knows of the coordinator: orders come in and reports go out by channel.
 
 mod ending;
+mod limits;
 pub mod logs;
 pub mod plan;
 mod policy;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::assignment::Resources;
 use crate::attempt::StopReason;
 use crate::config::Config;
+use crate::disk::DiskWatch;
 use crate::log_reader::Stages;
 use crate::runtime::Runtime;
 
@@ -41,6 +43,8 @@ pub struct Node {
     pub staging: Arc<dyn Staging>,
     /// Owns what waits for the local disk, so that nobody leaves while a record is being written.
     pub disk: TaskTracker,
+    /// Measures what tasks write while they run.
+    pub disk_watch: Arc<DiskWatch>,
     /// How far the attempts of this node are, for whoever reads their logs.
     pub stages: Arc<Stages>,
 }

@@ -93,7 +93,7 @@ pub fn plan(
     let (mounts, pins) = mounts(&layout, storages, dir);
     Ok(Plan {
         identity: sandbox.identity(),
-        pids_max: sandbox.pids_max,
+        sandbox: sandbox.clone(),
         dir: dir.clone(),
         mounts,
         pins,
@@ -121,13 +121,16 @@ impl Plan {
         };
         ContainerSpec {
             id: ContainerId { attempt: self.assignment.id, executor },
-            args: spec.command.clone(),
+            args: self.arguments(&image, spec),
             env: environment(&image, spec),
             workdir,
             workdir_scratch: self.dir.scratch().join(self.workdir_scratch(spec, executor)),
             binds: self.mounts.iter().map(bind).collect(),
             identity: self.identity,
-            pids_max: self.pids_max,
+            pids_max: self.sandbox.pids_max,
+            open_files_max: self.sandbox.open_files_max,
+            // A part of the task's memory, so that room is left for the program itself.
+            shm_bytes: self.assignment.limits.memory_bytes / 100 * u64::from(self.sandbox.shm_percent),
             limits: self.assignment.limits,
             stdin: spec.stdin.is_some().then(|| self.dir.stdin(executor)),
             stdout: self.dir.stdout(executor),
@@ -136,6 +139,11 @@ impl Plan {
             network: self.assignment.network.unwrap_or_default(),
             image,
         }
+    }
+
+    fn arguments(&self, image: &Image, spec: &Executor) -> Vec<String> {
+        let entrypoint = self.assignment.image_entrypoint.then_some(&image.entrypoint);
+        entrypoint.into_iter().flatten().chain(&spec.command).cloned().collect()
     }
 
     /// Executors that name the same working directory share the one that is made for it.

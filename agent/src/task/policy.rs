@@ -47,6 +47,9 @@ pub(super) fn check(
             }
         }
     }
+    if assignment.image_entrypoint && !sandbox.image_entrypoint {
+        wrong.push("backend_parameters[\"entrypoint\"]: this node runs no entry points of images".to_owned());
+    }
     if sandbox.uid == 0 || sandbox.gid == 0 {
         wrong.push("sandbox.uid, sandbox.gid of this node: must not be 0".to_owned());
     }
@@ -111,6 +114,11 @@ mod tests {
         }
         assert!(matches!(refusal(|a| a.executors.clear()), Some(Refusal::Wrong(_))));
         assert!(matches!(refusal(|a| a.executors[0].command[0] = "a\0".into()), Some(Refusal::Wrong(_))));
+        let mut obeying = assignment(1, &["true"]);
+        obeying.image_entrypoint = true;
+        assert_eq!(check(&obeying, &Sandbox::default(), &CAPACITY), Ok(()));
+        let strict = Sandbox { image_entrypoint: false, ..Sandbox::default() };
+        assert!(matches!(check(&obeying, &strict, &CAPACITY), Err(Refusal::Wrong(_))));
         let root = Sandbox { uid: 0, ..Sandbox::default() };
         assert!(check(&assignment(1, &["true"]), &root, &NetworkPolicy::default(), &CAPACITY).is_err());
     }

@@ -57,8 +57,8 @@ fn reason(attempt: &Attempt, outcome: Outcome) -> Option<Reason> {
         Outcome::Complete => None,
         Outcome::ExecutorError => {
             let is_memory = attempt.executors.last().is_some_and(|log| log.out_of_memory);
-            let other = attempt.reason.unwrap_or(Reason::CommandFailed);
-            Some(if is_memory { Reason::OutOfMemory } else { other })
+            let other = if is_memory { Reason::OutOfMemory } else { Reason::CommandFailed };
+            Some(attempt.reason.unwrap_or(other))
         }
         Outcome::SystemError | Outcome::Canceled | Outcome::Lost(_) => attempt.reason,
     }

@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::Armed;
 use super::plan::Plan;
 use super::{Node, Orders};
 use crate::assignment::{AttemptId, LossCause, Outcome, Report};
 use crate::attempt::{Attempt, AttemptDir, Phase, RecordError, StopReason};
 use crate::boot::BootInstant;
+use crate::disk::Overrun;
 use crate::failpoint;
 use crate::runtime::{Image, RuntimeError};
 use crate::stage::StageError;
@@ -44,6 +46,8 @@ pub enum Until {
 pub(super) enum Halt {
     /// It was told to end.
     Stop(StopReason),
+    /// It passed a limit.
+    Limit(Overrun),
     /// It cannot go on; the reason is for the user.
     Fault { outcome: Outcome, reason: Reason, text: String },
 }
@@ -119,6 +123,8 @@ pub struct Run {
     pub(super) is_recorded: bool,
     /// The runtime says that the container of the first executor was never started.
     pub(super) never_ran: bool,
+    /// The limits that count now.
+    pub(super) armed: Option<Armed>,
     reports: mpsc::Sender<Report>,
     fresh: Option<BootInstant>,
     predecessors: Vec<CancellationToken>,
@@ -144,6 +150,7 @@ impl Run {
             adopted: true,
             is_recorded: true,
             never_ran: false,
+            armed: None,
             reports,
             fresh: None,
             predecessors: Vec::new(),
@@ -204,7 +211,13 @@ impl Run {
             match self.attempt.phase {
                 Phase::Intended => self.prepare().await?,
                 Phase::Created(executor) => self.create(executor).await?,
-                Phase::Started(executor) => self.run_executor(executor).await?,
+                Phase::Started(executor) => {
+                    self.arm_limits();
+                    match self.run_executor(executor).await {
+                        Err(Halt::Limit(overrun)) => self.unless_ended(executor, overrun).await?,
+                        other => other?,
+                    }
+                }
                 Phase::Ended(executor) => self.after_executor(executor).await?,
                 Phase::Staged | Phase::Reported => return Ok(()),
             }
@@ -246,6 +259,9 @@ impl Run {
     /// Writes the phase before its step is done. Once something was started the disk is given some time.
     pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
         let before = std::mem::replace(&mut self.attempt.phase, phase);
+        if matches!(phase, Phase::Started(_)) {
+            self.attempt.running_since.get_or_insert_with(|| BootInstant::now().since_boot());
+        }
         let may_wait = self.attempt.started() && phase != Phase::Started(0);
         let tries = if may_wait { RECORD_TRIES } else { 1 };
         let mut pauses = Pauses::new();
@@ -303,7 +319,7 @@ impl Run {
         self.orders.borrow().stop.map_or(Ok(()), |reason| Err(Halt::Stop(reason)))
     }
 
-    /// `future`, unless an order to stop comes first; then it is dropped.
+    /// `future`, unless an order to stop comes first or a limit is passed; then it is dropped.
     pub(super) async fn unless_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, Halt> {
         let mut orders = self.orders.clone();
         let stopped = async move {
@@ -313,10 +329,11 @@ impl Run {
                 _ => std::future::pending().await,
             }
         };
-        // Both may be dropped at any await: `stopped` only looks, `future` is what the caller says may be.
+        // All may be dropped at any await: the first two only look, `future` is what the caller says may be.
         tokio::select! {
             biased;
             reason = stopped => Err(Halt::Stop(reason)),
+            overrun = self.limit_passed() => Err(Halt::Limit(overrun)),
             value = future => Ok(value),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use teamster_values::{ByteCount, Reason};
+use teamster_values::Reason;
 use tokio::time::Instant;
 
 use super::logs;
@@ -134,7 +134,8 @@ impl Run {
         self.executor_ended(executor, Exit { code, at, out_of_memory: false, usage: None }).await
     }
 
-    async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+    pub(super) async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+        self.armed = None;
         failpoint::pass("executor-ended");
         self.keep_exit(executor, exit);
         let id = self.id();
@@ -145,11 +146,7 @@ impl Run {
     /// Adds the end of an executor to the record in memory, without what it wrote: its last bytes may still
     /// be on their way until the container is removed.
     pub(super) fn keep_exit(&mut self, executor: u32, exit: Exit) {
-        if exit.out_of_memory {
-            let limit = ByteCount(self.attempt.assignment.limits.memory_bytes);
-            let line = out_of_memory(executor, exit.code, limit);
-            self.attempt.system_logs.push(Reason::OutOfMemory.line(line));
-        }
+        self.note_limits(executor, &exit);
         let start_time = self.attempt.started_at.unwrap_or(self.attempt.taken_up);
         self.attempt.executors.push(ExecutorLog {
             exit_code: i32::try_from(exit.code).unwrap_or(i32::MAX),
@@ -261,7 +258,7 @@ impl Run {
         self.attempt.executors.last().is_some_and(|log| log.exit_code != 0 && !may_fail(last))
     }
 
-    fn plan(&mut self) -> Result<Arc<Plan>, Halt> {
+    pub(super) fn plan(&mut self) -> Result<Arc<Plan>, Halt> {
         if let Some(plan) = &self.plan {
             return Ok(plan.clone());
         }
@@ -299,12 +296,4 @@ impl Run {
 /// A lost shim, a lost container: what became of the command cannot be known.
 fn exit_unknown(executor: u32) -> Halt {
     Halt::lost(format!("executor {executor} is gone from this node and its exit code with it"))
-}
-
-fn out_of_memory(executor: u32, code: u32, limit: ByteCount) -> String {
-    if code == 128 + 9 {
-        format!("out of memory: executor {executor} was killed by the kernel at its limit of {limit}")
-    } else {
-        format!("out of memory: the kernel killed a process of executor {executor} at its limit of {limit}")
-    }
 }

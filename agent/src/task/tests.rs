@@ -2,6 +2,7 @@
 //! agent at every point where it waits.
 
 mod ends;
+mod limits;
 mod restarts;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ pub(crate) fn assignment(attempt: u32, commands: &[&str]) -> Assignment {
         limits: Resources { cpu_milli: 1000, memory_bytes: 2 << 30, disk_bytes: 1 << 30 },
         lease: Duration::from_secs(60),
         network: None,
+        time_limit: None,
+        image_entrypoint: false,
     }
 }
 
@@ -127,6 +130,7 @@ impl Bench {
             runtime: self.runtime.clone(),
             staging: self.staging.clone(),
             disk: TaskTracker::new(),
+            disk_watch: Arc::default(),
             stages: Arc::default(),
         })
     }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
-/// The keys that this service supports, in lower case. None yet.
-pub(super) const BACKEND_PARAMETERS: [&str; 0] = [];
+use crate::parameters::{ENTRYPOINT, TIMEOUT};
+
+/// The keys that this service supports, in lower case.
+pub(super) const BACKEND_PARAMETERS: [&str; 2] = [ENTRYPOINT, TIMEOUT];
 
 /// What engines send with every task for the sake of another service. It means nothing here, and a warning in
 /// every log would only hide others.

@@ -13,6 +13,7 @@ use super::backend_parameters::{self, BACKEND_PARAMETERS};
 use super::error::ApiError;
 use super::fields::{Errors, Object};
 use crate::config::Config;
+use crate::parameters::{self, TaskPolicy};
 use crate::spec::{Executor, FileType, Input, Output, Resources, TaskSpec};
 
 /// The largest body. Engines that gather thousands of files in one task send several megabytes.
@@ -99,7 +100,7 @@ fn task(object: &mut Object<'_>, config: &Config, notes: &mut Vec<String>) -> Ta
         description: object.text("description", DESCRIPTION_BYTES_MAX),
         inputs: object.objects("inputs", FILES_MAX, |object| input(object, storage)),
         outputs: object.objects("outputs", FILES_MAX, |object| output(object, storage)),
-        resources: object.object("resources", |object| resources(object, notes)),
+        resources: object.object("resources", |object| resources(object, &config.task_policy(), notes)),
         volumes: object.texts("volumes", ELEMENTS_MAX, PATH_BYTES_MAX),
         tags: object.map("tags", TAGS_BYTES_MAX),
         executors: executors(object, config.default_image.as_deref()),
@@ -272,11 +273,14 @@ fn file_type(object: &mut Object<'_>) -> Option<FileType> {
 }
 
 /// `tesResources`
-fn resources(object: &mut Object<'_>, notes: &mut Vec<String>) -> Resources {
-    let parameters = object.map("backend_parameters", BODY_BYTES_MAX);
+fn resources(object: &mut Object<'_>, policy: &TaskPolicy, notes: &mut Vec<String>) -> Resources {
+    let sent = object.map("backend_parameters", BODY_BYTES_MAX);
     let backend_parameters_strict = object.boolean("backend_parameters_strict");
-    let chosen = backend_parameters::choose(parameters, &BACKEND_PARAMETERS);
+    let chosen = backend_parameters::choose(sent, &BACKEND_PARAMETERS);
     for (key, reason) in chosen.wrong {
+        object.refuse(&format!("backend_parameters[{key:?}]"), reason);
+    }
+    for (key, reason) in parameters::wrong(&chosen.supported, policy) {
         object.refuse(&format!("backend_parameters[{key:?}]"), reason);
     }
     if backend_parameters_strict == Some(true) {

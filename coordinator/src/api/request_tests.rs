@@ -195,6 +195,11 @@ async fn resources_and_labels() {
             resources(json!({ "backend_parameters": { "VmSize": "x" }, "backend_parameters_strict": true })),
             "resources.backend_parameters[\"VmSize\"]: is not supported, and backend_parameters_strict is true",
         ),
+        (
+            resources(json!({ "backend_parameters": { "Timeout": "soon", "entrypoint": "docker" } })),
+            "resources.backend_parameters[\"timeout\"]: must be a time such as \"2h\" or \"90min\", or a number of \
+             seconds; resources.backend_parameters[\"entrypoint\"]: must be \"image\" or \"none\"",
+        ),
         (task(json!({ "tags": { "a": 1 } })), "tags[\"a\"]: must be a string, not a number"),
         (task(json!({ "tags": { "a\u{0}": "" } })), "tags[\"a\\0\"]: must not contain a NUL byte"),
         (

@@ -71,7 +71,9 @@ impl Controller {
             Event::AgentConnected { agent, held, outbox, reply } => {
                 self.agent_connected(now, *agent, held, outbox, reply, decided)?;
             }
-            Event::AgentOffer { session, storages } => self.agent_offer(now, session, storages, decided),
+            Event::AgentOffer { session, storages, closed } => {
+                self.agent_offer(now, session, storages, closed, decided);
+            }
             Event::AgentReported { session, reports } => {
                 let Some(key) = self.node_of(session) else { return Ok(()) };
                 for report in reports {
@@ -194,11 +196,12 @@ impl Controller {
         now: Millis,
         session: SessionId,
         storages: Vec<StorageView>,
+        closed: Option<String>,
         decided: &mut Decided,
     ) {
         let Some(key) = self.node_of(session) else { return };
         let Some(hello) = self.hellos.get_mut(&key) else { return };
-        if hello.agent.storages == storages {
+        if hello.agent.storages == storages && hello.agent.closed == closed {
             return;
         }
         for storage in storages.iter().filter(|storage| !hello.agent.storages.contains(storage)) {
@@ -209,7 +212,15 @@ impl Controller {
                 tracing::warn!(node, storage = name, "storage is not usable; tasks that need it wait");
             }
         }
+        if hello.agent.closed.is_some() != closed.is_some() {
+            let node = &hello.agent.node_id;
+            match &closed {
+                Some(reason) => tracing::warn!(node, reason, "takes no new tasks"),
+                None => tracing::info!(node, "takes new tasks again"),
+            }
+        }
         hello.agent.storages = storages;
+        hello.agent.closed = closed;
         let agent = hello.agent.clone();
         let offer = self.offer_of(&agent);
         self.cluster.handle(now, cluster::Event::OfferChanged(key, offer), &mut decided.effects);
@@ -285,6 +296,8 @@ impl Controller {
             memory_bytes: agent.capacity.memory_bytes,
             disk_bytes: agent.capacity.disk_bytes,
         };
+        // What a closed node has is not there for new tasks; those that it runs are not asked.
+        let capacity = if agent.closed.is_none() { capacity } else { Resources::default() };
         Offer { capacity, storages }
     }
 }

@@ -44,12 +44,14 @@ pub enum Event {
         /// The number of the session, or why there is none.
         reply: oneshot::Sender<Result<SessionId, SessionRefused>>,
     },
-    /// An agent says that its storages came or went.
+    /// An agent says how its storages are, and whether it takes new tasks.
     AgentOffer {
         /// Which session.
         session: SessionId,
         /// All storages, as they are now.
         storages: Vec<StorageView>,
+        /// Why it takes no new tasks; none when it does.
+        closed: Option<String>,
     },
     /// An agent says how far attempts are.
     AgentReported {
@@ -103,6 +105,8 @@ pub struct AgentHello {
     pub capacity: Amount,
     /// Its storages.
     pub storages: Vec<StorageView>,
+    /// Why it takes no new tasks; none when it does.
+    pub closed: Option<String>,
     /// Versions of what runs there, for people.
     pub versions: BTreeMap<String, String>,
 }

@@ -12,10 +12,14 @@ use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
 use crate::board::{Amount, StorageView};
 use crate::cluster::{Ending, Loss};
 use crate::controller::{AgentHello, HeldAttempt, Stage, ToAgent};
+use crate::parameters::TaskPolicy;
 use crate::spec::{self, FileType, TaskSpec};
 
 /// More than this of anything is a broken agent: 1 PiB, or as many thousandths of a CPU.
 const CAPACITY_MAX: u64 = 1 << 50;
+
+/// The longest reason for which a node takes no new tasks.
+const CLOSED_CHARACTERS_MAX: usize = 200;
 
 /// The most that the metadata of an attempt may take.
 const METADATA_BYTES_MAX: usize = 16 << 10;
@@ -35,8 +39,14 @@ pub(super) fn hello(hello: wire::Hello) -> Result<AgentHello, Status> {
         boot_id: hello.boot_id,
         capacity,
         storages: storages(hello.storages),
+        closed: closed(hello.closed),
         versions: hello.versions.into_iter().collect(),
     })
+}
+
+/// Why a node takes no new tasks, at most so much of it as people read.
+pub(super) fn closed(reason: String) -> Option<String> {
+    (!reason.is_empty()).then(|| reason.chars().take(CLOSED_CHARACTERS_MAX).collect())
 }
 
 pub(super) fn storages(offers: Vec<wire::StorageOffer>) -> Vec<StorageView> {
@@ -149,11 +159,11 @@ fn timestamp(unix_micros: i64) -> Option<Timestamp> {
     (unix_micros != 0).then(|| Timestamp::from_microsecond(unix_micros).ok()).flatten()
 }
 
-pub(super) fn command(command: ToAgent) -> wire::Command {
+pub(super) fn command(command: ToAgent, policy: &TaskPolicy) -> wire::Command {
     use wire::command::Body;
     let body = match command {
         ToAgent::Start { task, attempt, spec, lease } => {
-            let mut assignment = assignment(&spec);
+            let mut assignment = assignment(&spec, policy);
             assignment.task_id = task.to_string();
             assignment.attempt = attempt;
             assignment.lease_millis = lease.as_millis() as u64;
@@ -167,7 +177,9 @@ pub(super) fn command(command: ToAgent) -> wire::Command {
     wire::Command { body: Some(body) }
 }
 
-fn assignment(spec: &TaskSpec) -> wire::Assignment {
+fn assignment(spec: &TaskSpec, policy: &TaskPolicy) -> wire::Assignment {
+    let parameters = spec.resources.as_ref().map(|resources| resources.backend_parameters.clone());
+    let parameters = parameters.unwrap_or_default();
     let (cpu_milli, memory_bytes, disk_bytes) = spec.need();
     wire::Assignment {
         executors: spec.executors.iter().map(executor).collect(),
@@ -175,6 +187,8 @@ fn assignment(spec: &TaskSpec) -> wire::Assignment {
         outputs: spec.outputs.iter().map(output).collect(),
         volumes: spec.volumes.clone(),
         limits: Some(wire::Capacity { cpu_milli, memory_bytes, disk_bytes }),
+        time_limit_millis: policy.time_limit(&parameters).map_or(0, |time| time.as_millis() as u64),
+        image_entrypoint: policy.image_entrypoint(&parameters),
         ..wire::Assignment::default()
     }
 }

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::controller::Handle;
 use crate::log_hub::LogHub;
+use crate::parameters::TaskPolicy;
 
 /// Largest message that an agent may send: an inventory chunk or a batch of results with their log tails.
 const INCOMING_BYTES_MAX: usize = 16 << 20;
@@ -37,6 +38,8 @@ pub(crate) struct Sessions {
     pub(crate) log_hub: Arc<LogHub>,
     /// Time between heartbeats.
     pub(crate) heartbeat: Duration,
+    /// What agents are told of every task alike.
+    pub(crate) policy: TaskPolicy,
 }
 
 struct Service {

@@ -141,7 +141,11 @@ impl Stream {
         let event = match message.body {
             Some(Body::Heartbeat(heartbeat)) => {
                 self.send(Answer::HeartbeatAck(wire::HeartbeatAck { number: heartbeat.number })).await?;
-                Event::AgentOffer { session, storages: convert::storages(heartbeat.storages) }
+                Event::AgentOffer {
+                    session,
+                    storages: convert::storages(heartbeat.storages),
+                    closed: convert::closed(heartbeat.closed),
+                }
             }
             Some(Body::Reports(reports)) => {
                 let reports = reports.reports.into_iter().map(convert::report);
@@ -161,11 +165,11 @@ impl Stream {
     async fn command(&mut self, first: ToAgent, more: &mut mpsc::Receiver<ToAgent>) -> Result<(), Status> {
         let mut next = Some(first);
         while let Some(command) = next.take() {
-            let mut batch = vec![convert::command(command)];
+            let mut batch = vec![convert::command(command, &self.sessions.policy)];
             let mut size = prost::Message::encoded_len(&batch[0]);
             while size < MESSAGE_BYTES {
                 let Ok(command) = more.try_recv() else { break };
-                let command = convert::command(command);
+                let command = convert::command(command, &self.sessions.policy);
                 size += prost::Message::encoded_len(&command);
                 batch.push(command);
             }

@@ -78,6 +78,8 @@ impl Stand {
             binds: Vec::new(),
             identity: WHO,
             pids_max: 64,
+            open_files_max: 1 << 20,
+            shm_bytes: 32 << 20,
             limits: Resources { cpu_milli: 1000, memory_bytes: 64 << 20, disk_bytes: 1 << 30 },
             stdin: None,
             stdout: home.join("stdout"),

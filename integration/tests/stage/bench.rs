@@ -212,6 +212,7 @@ fn image() -> Image {
         chain_id: String::new(),
         env: Vec::new(),
         workdir: None,
+        entrypoint: Vec::new(),
     }
 }
 
@@ -235,5 +236,7 @@ fn task(id: AttemptId) -> Assignment {
         limits: Resources::default(),
         lease: Duration::from_secs(60),
         network: None,
+        time_limit: None,
+        image_entrypoint: false,
     }
 }

@@ -28,6 +28,13 @@ pub(in crate::runtime) fn release(id: AttemptId) -> Result<(), CgroupError> {
     places.iter().try_for_each(|place| remove(place, deadline))
 }
 
+/// Every process in the attempt's cgroup; none if there is no such cgroup.
+pub(in crate::runtime) fn members(id: AttemptId) -> Vec<i32> {
+    let Ok(hierarchies) = Hierarchies::detect() else { return Vec::new() };
+    let all: BTreeSet<i32> = hierarchies.iter().flat_map(|place| processes(&place.attempt(id))).collect();
+    all.into_iter().collect()
+}
+
 fn kill(places: &[PathBuf]) -> Result<(), CgroupError> {
     for place in places {
         // Nothing can fork any more; where there is no such file, another hierarchy has it.

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(super) use self::end::release;
+pub(super) use self::end::{members, release};
 use self::hierarchy::{Hierarchies, Hierarchy, Version};
 pub(super) use self::usage::usage;
 use super::ContainerId;
@@ -73,7 +73,17 @@ pub(super) fn prepare(id: AttemptId, limits: &Resources) -> Result<(), CgroupErr
             _ => {}
         }
     }
+    count_io(&hierarchies, id);
     Ok(())
+}
+
+/// Version 2 counts bytes only where it is asked to. Nothing depends on it.
+fn count_io(hierarchies: &Hierarchies, id: AttemptId) {
+    for place in hierarchies.iter().filter(|place| place.version == Version::Two) {
+        for level in [&place.mount, &place.top(), &place.attempt(id)] {
+            let _ = fs::write(level.join("cgroup.subtree_control"), "+io");
+        }
+    }
 }
 
 /// Caps the processes and threads of the whole attempt.

@@ -83,6 +83,10 @@ impl Runtime for Containerd {
         blocking("remove the attempt's cgroup", move || cgroup::release(id)).await
     }
 
+    fn processes(&self, id: AttemptId) -> Vec<i32> {
+        cgroup::members(id)
+    }
+
     async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError> {
         self.list_containers().await.map_err(|status| failure("list containers", &status))
     }

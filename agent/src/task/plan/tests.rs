@@ -22,6 +22,8 @@ fn empty() -> Assignment {
         limits: Resources::default(),
         lease: Duration::from_secs(60),
         network: None,
+        time_limit: None,
+        image_entrypoint: false,
     }
 }
 
@@ -379,10 +381,11 @@ fn containers_are_complete() {
         chain_id: "c".into(),
         env: ["PATH=/image", "A=1", "HOME=/root", "B=2", "junk"].map(String::from).into(),
         workdir: Some(at("/proc/self/fd/8")),
+        entrypoint: vec!["/enter".into(), "--".into()],
     };
     let plan = planned(&task);
     let (first, second) = (plan.container(0, image.clone()), plan.container(1, image.clone()));
-    let third = plan.container(2, image);
+    let third = plan.container(2, image.clone());
     assert_eq!(first.env, ["A=1", "B=2", "HOME=/home/task", "PATH=/image", "TMPDIR=/tmp"]);
     assert_eq!(third.env, ["A=3", "B=2", "HOME=/home/task", "PATH=/mine", "TMPDIR=/tmp"]);
     assert!(second.workdir.is_root(), "an image cannot send a task into the kernel's trees");
@@ -392,6 +395,9 @@ fn containers_are_complete() {
     assert_eq!(third.stdout, plan.dir.stdout(2));
     assert_eq!((third.identity.uid, third.pids_max), (65534, 4096));
     assert_eq!(third.binds.len(), plan.mounts.len());
+    assert_eq!(first.args, ["true"], "the command alone, unless the task asks for more");
+    task.image_entrypoint = true;
+    assert_eq!(planned(&task).container(0, image).args, ["/enter", "--", "true"]);
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl Stand {
             boot_id: "b".into(),
             capacity,
             storages: Vec::new(),
+            closed: None,
             versions: Default::default(),
         });
         let connected = |reply| Event::AgentConnected { agent, held: Vec::new(), outbox, reply };

@@ -1,0 +1,267 @@
+//! Watches the node's disk while tasks run: how much each of them has written, which no kernel limit holds
+//! on most file systems, and whether there is room for new ones. It ends nothing itself: it tells the driver
+//! of an attempt that is over its own request, and the session that the node takes no new tasks.
+//!
+//! One walk at a time over all attempts, in a thread that may block. An attempt is measured again the sooner
+//! the less room it has, and a walk that takes long is repeated seldom, so that watching stays cheap.
+
+mod gauge;
+mod measure;
+mod unlinked;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use teamster_values::{ByteCount, Reason};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use self::gauge::Gauge;
+use self::measure::{DEPTH_MAX, Place, Used, measure};
+use crate::assignment::AttemptId;
+use crate::attempt::AttemptDir;
+use crate::boot::BootInstant;
+use crate::runtime::Runtime;
+
+/// Between two looks at the file system, and the shortest time between two walks over an attempt.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The longest time between two walks over an attempt with much room.
+const INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// How fast a task is taken to write, in bytes a second: a good disk's pace.
+const PACE: u64 = 1 << 30;
+
+/// A walk rests so many times as long as it took: at most a twentieth of one CPU goes into watching one
+/// attempt.
+const REST_FACTOR: u32 = 20;
+
+/// What one attempt may have on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// Space.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub files: u64,
+}
+
+/// An attempt is over a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overrun {
+    /// Which.
+    pub reason: Reason,
+    /// In words, for the user.
+    pub text: String,
+}
+
+/// The attempts that are watched.
+#[derive(Debug, Default)]
+pub struct DiskWatch(Mutex<BTreeMap<AttemptId, Watched>>);
+
+#[derive(Debug)]
+struct Watched {
+    directories: Vec<PathBuf>,
+    limits: DiskLimits,
+    due: Instant,
+    tell: watch::Sender<Option<Overrun>>,
+}
+
+/// Keeps one attempt watched until it is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    all: Arc<DiskWatch>,
+    id: AttemptId,
+    overrun: watch::Receiver<Option<Overrun>>,
+}
+
+impl Watching {
+    /// Waits until the attempt is over a limit.
+    pub fn overrun(&self) -> impl Future<Output = Overrun> + Send + 'static {
+        let mut receiver = self.overrun.clone();
+        async move {
+            match receiver.wait_for(Option::is_some).await.map(|found| (*found).clone()) {
+                Ok(Some(overrun)) => overrun,
+                // Nobody watches any more.
+                _ => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.id);
+    }
+}
+
+impl DiskWatch {
+    /// Watches what the task of `dir` may write, from now on.
+    pub fn watch(self: &Arc<Self>, id: AttemptId, dir: &AttemptDir, limits: DiskLimits) -> Watching {
+        let (tell, overrun) = watch::channel(None);
+        let directories = vec![dir.scratch(), dir.logs()];
+        self.lock().insert(id, Watched { directories, limits, due: Instant::now(), tell });
+        Watching { all: self.clone(), id, overrun }
+    }
+
+    /// Watches for ever. Whether the node takes no new tasks, and why, goes to `closed`; what blocks is done
+    /// by `tracker`.
+    pub async fn run(
+        self: Arc<Self>,
+        data_dir: PathBuf,
+        floor: ByteCount,
+        runtime: Arc<dyn Runtime>,
+        tracker: TaskTracker,
+        closed: watch::Sender<Option<String>>,
+    ) {
+        let mut gauge = Gauge::new(floor);
+        loop {
+            let path = data_dir.clone();
+            match tracker.spawn_blocking(move || measure::free(&path)).await {
+                Ok(Ok(free)) => gauge.look(free, BootInstant::now()),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the disk of the data directory does not say what is free")
+                }
+                Err(error) => tracing::error!(%error, "failed to look at the disk"),
+            }
+            closed.send_if_modified(|closed| {
+                let now = gauge.closed();
+                let changed = closed.is_some() != now.is_some();
+                if changed {
+                    match &now {
+                        Some(reason) => tracing::warn!(reason, "this node takes no new tasks"),
+                        None => tracing::info!("there is room on the disk; this node takes tasks again"),
+                    }
+                }
+                *closed = now;
+                changed
+            });
+            self.measure_all(gauge.is_low(), &runtime, &tracker).await;
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Measures those that are due; all of them when the disk is low. Those furthest over are told first.
+    async fn measure_all(&self, is_low: bool, runtime: &Arc<dyn Runtime>, tracker: &TaskTracker) {
+        let now = Instant::now();
+        let due: Vec<_> = self
+            .lock()
+            .iter()
+            .filter(|(_, watched)| is_low || watched.due <= now)
+            .map(|(id, watched)| (*id, watched.directories.clone(), watched.limits))
+            .collect();
+        let mut over = Vec::new();
+        for (id, directories, limits) in due {
+            let runtime = runtime.clone();
+            let work = move || {
+                let begun = std::time::Instant::now();
+                let place = Place { directories, processes: runtime.processes(id) };
+                measure(&place, limits.files).map(|used| (used, begun.elapsed()))
+            };
+            match tracker.spawn_blocking(work).await {
+                Ok(Ok((used, took))) => {
+                    if let Some(watched) = self.lock().get_mut(&id) {
+                        watched.due = Instant::now() + interval(limits, used, took);
+                    }
+                    over.extend(overrun(limits, used).map(|found| (used.bytes, id, found)));
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(attempt = %id, %error, "failed to measure what a task wrote")
+                }
+                Err(error) => tracing::error!(attempt = %id, %error, "failed to measure what a task wrote"),
+            }
+        }
+        over.sort_unstable_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        for (_, id, found) in over {
+            if let Some(watched) = self.lock().get(&id) {
+                // Whoever has stopped listening has ended.
+                let _ = watched.tell.send(Some(found));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long the attempt cannot pass its limit, if it writes no faster than [`PACE`], within reason.
+fn interval(limits: DiskLimits, used: Used, took: Duration) -> Duration {
+    let room = Duration::from_secs(limits.bytes.saturating_sub(used.bytes) / PACE);
+    room.clamp(TICK, INTERVAL_MAX).max(took * REST_FACTOR)
+}
+
+fn overrun(limits: DiskLimits, used: Used) -> Option<Overrun> {
+    if used.bytes > limits.bytes {
+        let (has, may) = (ByteCount(used.bytes), ByteCount(limits.bytes));
+        let text = format!(
+            "the task has {has} on the node's disk and may have {may}; ask for more with resources.disk_gb"
+        );
+        return Some(Overrun { reason: Reason::DiskLimit, text });
+    }
+    let files = limits.files;
+    let text = if used.files > files {
+        format!(
+            "the task has more than {files} files on the node's disk, which is the most that this node allows"
+        )
+    } else if used.is_too_deep {
+        format!("the task has directories on the node's disk that are more than {DEPTH_MAX} deep")
+    } else {
+        return None;
+    };
+    Some(Overrun { reason: Reason::FileLimit, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::FakeRuntime;
+    use teamster_values::TaskId;
+
+    const LIMITS: DiskLimits = DiskLimits { bytes: 10 << 30, files: 100 };
+
+    #[test]
+    fn looks_sooner_the_less_room_there_is_and_seldom_where_it_costs() {
+        let used = |bytes| Used { bytes, ..Used::default() };
+        let quick = Duration::from_millis(1);
+        assert_eq!(interval(LIMITS, used(0), quick), Duration::from_secs(10));
+        assert_eq!(interval(LIMITS, used(9 << 30), quick), TICK);
+        assert_eq!(interval(LIMITS, used(11 << 30), quick), TICK);
+        assert_eq!(interval(DiskLimits { bytes: 1 << 50, ..LIMITS }, used(0), quick), INTERVAL_MAX);
+        assert_eq!(interval(LIMITS, used(10 << 30), Duration::from_secs(3)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn each_limit_is_named() {
+        let of = |bytes, files, is_too_deep| overrun(LIMITS, Used { bytes, files, is_too_deep });
+        assert_eq!(of(10 << 30, 100, false), None);
+        let disk = of((10 << 30) + 1, 1, false).unwrap();
+        assert!(disk.reason == Reason::DiskLimit && disk.text.contains("may have 10GiB"), "{disk:?}");
+        assert_eq!(of(0, 101, false).unwrap().reason, Reason::FileLimit);
+        assert!(of(0, 1, true).unwrap().text.contains("deep"));
+    }
+
+    #[tokio::test]
+    async fn tells_the_driver_and_forgets_whoever_is_gone() {
+        let data = tempfile::tempdir().unwrap();
+        let id = AttemptId { task: TaskId::from_bytes([7; 16]), attempt: 1 };
+        let dir = AttemptDir::new(data.path(), id);
+        std::fs::create_dir_all(dir.scratch()).unwrap();
+        std::fs::write(dir.scratch().join("file"), vec![1; 64 << 10]).unwrap();
+        let all = Arc::new(DiskWatch::default());
+        let watching = all.watch(id, &dir, DiskLimits { bytes: 4096, files: 10 });
+        let (closed, mut is_closed) = watch::channel(None);
+        let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new());
+        let floor = ByteCount(u64::MAX);
+        let run = all.clone().run(data.path().to_owned(), floor, runtime, TaskTracker::new(), closed);
+        tokio::select! {
+            () = run => unreachable!("it watches for ever"),
+            overrun = watching.overrun() => assert_eq!(overrun.reason, Reason::DiskLimit),
+        }
+        assert!(is_closed.borrow_and_update().is_some(), "no disk has so much room");
+        drop(watching);
+        assert!(all.lock().is_empty());
+    }
+}
