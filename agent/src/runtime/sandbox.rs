@@ -79,11 +79,7 @@ pub(super) enum SandboxError {
 }
 
 /// The whole specification. Writes the generated files into `container.private`.
-pub(super) fn build(
-    container: &ContainerSpec,
-    rootfs: &Rootfs,
-    names: &Names,
-) -> Result<Spec, SandboxError> {
+pub(super) fn build(container: &ContainerSpec, rootfs: &Rootfs, names: &Names) -> Result<Spec, SandboxError> {
     let hostname = hostname(container);
     let scratch = workdir_bind(container, rootfs)?;
     let mut mounts = kernel_mounts(container)?;

@@ -116,9 +116,12 @@ mod tests {
         assert!(matches!(refusal(|a| a.executors[0].command[0] = "a\0".into()), Some(Refusal::Wrong(_))));
         let mut obeying = assignment(1, &["true"]);
         obeying.image_entrypoint = true;
-        assert_eq!(check(&obeying, &Sandbox::default(), &CAPACITY), Ok(()));
+        assert_eq!(check(&obeying, &Sandbox::default(), &NetworkPolicy::default(), &CAPACITY), Ok(()));
         let strict = Sandbox { image_entrypoint: false, ..Sandbox::default() };
-        assert!(matches!(check(&obeying, &strict, &CAPACITY), Err(Refusal::Wrong(_))));
+        assert!(matches!(
+            check(&obeying, &strict, &NetworkPolicy::default(), &CAPACITY),
+            Err(Refusal::Wrong(_))
+        ));
         let root = Sandbox { uid: 0, ..Sandbox::default() };
         assert!(check(&assignment(1, &["true"]), &root, &NetworkPolicy::default(), &CAPACITY).is_err());
     }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
+use super::pool::{LINK_PREFIX, Pair, pair, pair_count};
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -18,7 +19,6 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
-use super::pool::{LINK_PREFIX, Pair, pair, pair_count};
 
 /// What the task sees its end as.
 const TASK_END: &str = "eth0";
@@ -96,10 +96,7 @@ pub(super) async fn clear(pid: u32) -> Result<(), LinkError> {
 
 /// Takes a link away at once. One that is gone is fine.
 pub(super) async fn disconnect(name: String) -> Result<(), LinkError> {
-    on_a_thread(move || {
-        talk(async |kernel| delete(&kernel, &name).await)
-    })
-    .await
+    on_a_thread(move || talk(async |kernel| delete(&kernel, &name).await)).await
 }
 
 async fn delete(kernel: &Handle, name: &str) -> Result<(), LinkError> {
@@ -135,8 +132,7 @@ async fn look_with(kernel: &Handle) -> Result<Found, LinkError> {
             found.links.push((name, alias));
         }
     }
-    let mut routes =
-        Box::pin(kernel.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+    let mut routes = Box::pin(kernel.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
     while let Some(route) = routes.try_next().await.map_err(failed)? {
         if output_of(&route).is_none_or(|index| !ours.contains(&index)) {
             found.routes.extend(destination_of(&route));
@@ -173,7 +169,9 @@ fn open_namespace(pid: u32) -> Result<File, LinkError> {
     let (namespace, own) = (open(&format!("/proc/{pid}/ns/net"))?, open("/proc/thread-self/ns/net")?);
     let inode = |file: &File| {
         let metadata = file.metadata();
-        metadata.map(|metadata| metadata.st_ino()).map_err(|error| LinkError::Io("look at a namespace", error))
+        metadata
+            .map(|metadata| metadata.st_ino())
+            .map_err(|error| LinkError::Io("look at a namespace", error))
     };
     if inode(&namespace)? == inode(&own)? { Err(LinkError::NotApart) } else { Ok(namespace) }
 }
@@ -252,8 +250,7 @@ async fn index_of(kernel: &Handle, name: &str) -> Result<Option<u32>, rtnetlink:
 
 /// What the link of the default route carries at once: more would only be cut up on the way.
 async fn way_out_mtu(kernel: &Handle) -> Option<u32> {
-    let mut routes =
-        Box::pin(kernel.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+    let mut routes = Box::pin(kernel.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
     let mut out = None;
     while let Some(route) = routes.try_next().await.ok()? {
         let is_default =

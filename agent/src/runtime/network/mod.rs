@@ -53,7 +53,9 @@ pub enum EgressError {
     #[error("own the node's network: another agent on this node offers egress already")]
     Taken,
     /// Switched off in the kernel.
-    #[error("route for tasks: net.ipv4.ip_forward is 0; set it to 1 with sysctl, and in /etc/sysctl.d to keep it")]
+    #[error(
+        "route for tasks: net.ipv4.ip_forward is 0; set it to 1 with sysctl, and in /etc/sysctl.d to keep it"
+    )]
     NoForwarding,
     /// The pool is somebody's.
     #[error("use the pool {0}: the node has a route to {1}; set network.pool to addresses that nobody uses")]
