@@ -295,3 +295,11 @@ pub struct OutputFile {
     /// Its size.
     pub size_bytes: u64,
 }
+/// Whom a task runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User id, never 0.
+    pub uid: u32,
+    /// Group id, never 0.
+    pub gid: u32,
+}

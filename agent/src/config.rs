@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, ByteCount, Period};
 
 pub use self::network::{Destination, NetworkPolicy};
-use crate::runtime::Identity;
+use crate::assignment::Identity;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use teamster_agent::assignment::Network;
 use teamster_coordinator::config::RetryStarted;
 use teamster_coordinator::parameters::Entrypoint;
 use teamster_values::{ByteCount, Period};
@@ -173,6 +175,15 @@ pub(crate) struct AgentArgs {
     /// Whether images' entry points are run for tasks that ask for it
     #[arg(long, env = "TEAMSTER_SANDBOX_IMAGE_ENTRYPOINT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     sandbox_image_entrypoint: Option<bool>,
+    /// Let tasks that ask for it reach what is outside of the node
+    #[arg(long, env = "TEAMSTER_NETWORK_EGRESS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    network_egress: Option<bool>,
+    /// The network of tasks that do not say: none or egress
+    #[arg(long, env = "TEAMSTER_NETWORK_DEFAULT", value_name = "NETWORK")]
+    network_default: Option<Network>,
+    /// Where the addresses of tasks come from
+    #[arg(long, env = "TEAMSTER_NETWORK_POOL", value_name = "CIDR")]
+    network_pool: Option<Ipv4Net>,
 }
 
 /// Sets each field for which a flag or a variable was given.
@@ -236,6 +247,9 @@ impl AgentArgs {
             config.sandbox.open_files_max => self.sandbox_open_files_max,
             config.sandbox.shm_percent => self.sandbox_shm_percent,
             config.sandbox.image_entrypoint => self.sandbox_image_entrypoint,
+            config.network.egress => self.network_egress,
+            config.network.default => self.network_default,
+            config.network.pool => self.network_pool,
         }
         config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
         Ok(config)

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use teamster_values::AbsolutePath;
 
 pub use self::containerd::Containerd;
+pub use crate::assignment::Identity;
 use crate::assignment::{AttemptId, Network, Resources};
 
 /// Runs containers on this node.
@@ -172,15 +173,6 @@ pub struct Bind {
     pub read_only: bool,
     /// Whether mounts made below it later show up in the container: for shared storage.
     pub follows_mounts: bool,
-}
-
-/// Whom a task runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Identity {
-    /// User id, never 0.
-    pub uid: u32,
-    /// Group id, never 0.
-    pub gid: u32,
 }
 
 /// What is known of a container.
