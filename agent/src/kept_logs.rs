@@ -53,8 +53,10 @@ pub async fn sweep(data_dir: PathBuf, retention: Duration, disk: TaskTracker) {
     let pause = (retention / 24).clamp(SWEEP_INTERVALS.0, SWEEP_INTERVALS.1);
     loop {
         let data_dir = data_dir.clone();
-        let swept = disk.spawn_blocking(move || sweep_once(&data_dir, retention, SystemTime::now())).await;
-        match swept {
+        let swept = disk.spawn_blocking(move || {
+            sweep_once(&data_dir, retention, SystemTime::now(), || is_short_of_space(&data_dir))
+        });
+        match swept.await {
             Ok(Ok(0)) => {}
             Ok(Ok(count)) => tracing::debug!(count, "deleted kept logs"),
             Ok(Err(error)) => tracing::error!(%error, "failed to delete kept logs; trying again later"),
@@ -64,7 +66,14 @@ pub async fn sweep(data_dir: PathBuf, retention: Duration, disk: TaskTracker) {
     }
 }
 
-fn sweep_once(data_dir: &Path, retention: Duration, now: SystemTime) -> io::Result<usize> {
+/// Deletes what is older than `retention`, and while the disk `is_short` of space the oldest first. Answers how
+/// many attempts' logs went.
+fn sweep_once(
+    data_dir: &Path,
+    retention: Duration,
+    now: SystemTime,
+    is_short: impl Fn() -> io::Result<bool>,
+) -> io::Result<usize> {
     let mut kept = Vec::new();
     for task in directories(&top(data_dir))? {
         for attempt in directories(&task)? {
@@ -76,7 +85,7 @@ fn sweep_once(data_dir: &Path, retention: Duration, now: SystemTime) -> io::Resu
     for (since, attempt) in kept {
         // A clock that was set back makes nothing older.
         let is_old = now.duration_since(since).is_ok_and(|age| age >= retention);
-        if !is_old && !is_short_of_space(data_dir)? {
+        if !is_old && !is_short()? {
             break;
         }
         fs::remove_dir_all(&attempt)?;
@@ -148,14 +157,27 @@ mod tests {
         let (first, second) = (kept(data.path(), 1), kept(data.path(), 2));
         let now = SystemTime::now();
         File::open(&first).unwrap().set_modified(now - Duration::from_secs(100)).unwrap();
-        assert_eq!(sweep_once(data.path(), Duration::from_secs(60), now).unwrap(), 1);
+        let roomy = || Ok(false);
+        assert_eq!(sweep_once(data.path(), Duration::from_secs(60), now, roomy).unwrap(), 1);
         assert!(!first.exists() && second.exists());
-        assert_eq!(sweep_once(data.path(), Duration::ZERO, now + Duration::from_secs(1)).unwrap(), 1);
+        assert_eq!(sweep_once(data.path(), Duration::ZERO, now + Duration::from_secs(1), roomy).unwrap(), 1);
         assert_eq!(
             directories(&top(data.path())).unwrap(),
             [] as [PathBuf; 0],
             "the task's directory goes too"
         );
-        assert_eq!(sweep_once(Path::new("/nonexistent"), Duration::ZERO, now).unwrap(), 0);
+        assert_eq!(sweep_once(Path::new("/nonexistent"), Duration::ZERO, now, roomy).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_oldest_make_room_on_a_short_disk() {
+        let data = tempfile::tempdir().unwrap();
+        let (young, old) = (kept(data.path(), 1), kept(data.path(), 2));
+        let now = SystemTime::now();
+        File::open(&old).unwrap().set_modified(now - Duration::from_secs(100)).unwrap();
+        let short_once = std::cell::Cell::new(true);
+        let day = Duration::from_secs(86400);
+        assert_eq!(sweep_once(data.path(), day, now, || Ok(short_once.take())).unwrap(), 1);
+        assert!(young.exists() && !old.exists());
     }
 }
