@@ -190,6 +190,21 @@ impl AttemptDir {
         self.0.join("logs")
     }
 
+    /// Where the first process of an executor's container meets its keeper.
+    pub fn talk(&self, executor: u32) -> PathBuf {
+        self.talks().join(executor.to_string())
+    }
+
+    /// Above all of these.
+    pub fn talks(&self) -> PathBuf {
+        self.0.join("talk")
+    }
+
+    /// What the keeper of an executor's streams has taken down.
+    pub fn keeper_record(&self, executor: u32) -> PathBuf {
+        self.logs().join(format!("{executor}.record"))
+    }
+
     /// What is fed to an executor.
     pub fn stdin(&self, executor: u32) -> PathBuf {
         self.logs().join(format!("{executor}.stdin"))

@@ -11,6 +11,9 @@ use teamster_values::{AbsolutePath, ByteCount, Period};
 pub use self::network::{Destination, NetworkPolicy};
 use crate::assignment::Identity;
 
+/// The least `log_max`: the end of a log goes with the task's result and is a part of it.
+const LOG_MAX_LEAST: u64 = 256 << 10;
+
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -29,6 +32,8 @@ pub struct Config {
     pub log_retention: Period,
     /// Below this much room on the disk of `data_dir` the node takes no new tasks; 0 for never.
     pub disk_floor: ByteCount,
+    /// The most that is kept of each stream of each executor, except of one that the task names a file for.
+    pub log_max: ByteCount,
     /// What this node offers, where it is not to be measured.
     pub capacity: CapacityOverride,
     /// What is kept back of what is measured.
@@ -125,6 +130,7 @@ impl Default for Config {
             grace_period: Period(Duration::from_secs(10)),
             log_retention: Period(Duration::from_secs(24 * 60 * 60)),
             disk_floor: ByteCount(1 << 30),
+            log_max: ByteCount(64 << 20),
             capacity: CapacityOverride::default(),
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),
@@ -220,6 +226,9 @@ impl Config {
         }
         if !(1..=100).contains(&self.sandbox.shm_percent) {
             return refuse("sandbox.shm_percent", "must be from 1 to 100");
+        }
+        if self.log_max.0 < LOG_MAX_LEAST {
+            return refuse("log_max", "must be at least 256KiB");
         }
         if self.capacity.cpus.is_some_and(|cpus| !cpus.is_finite() || cpus <= 0.0) {
             return refuse("capacity.cpus", "must be a number above 0");

@@ -36,7 +36,7 @@ pub fn keep(data_dir: &Path, dir: &AttemptDir, id: AttemptId) -> io::Result<()> 
     };
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "stdin") {
+        if !path.extension().is_some_and(|extension| extension == "stdout" || extension == "stderr") {
             fs::remove_file(path)?;
         }
     }

@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::log_reader::LogReader;
 use crate::runtime::network::Egress;
-use crate::runtime::{Containerd, Runtime};
+use crate::runtime::{Containerd, Programs, ProgramsError, Runtime};
 use crate::session::{Identity, Logs, Session};
 use crate::stage::Stager;
 use crate::storage::{DirectoryMounter, Mounter};
@@ -63,6 +63,9 @@ pub enum RunError {
     /// The machine does not say what it has.
     #[error(transparent)]
     Capacity(#[from] capacity::CapacityError),
+    /// The programs that run beside tasks.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
     /// A bug; the log has more.
     #[error("go on: a part of the agent has failed; tasks go on, start it again")]
     PartFailed,
@@ -84,24 +87,35 @@ pub struct Tools {
 
 impl Tools {
     /// containerd, the storage of this machine, and staging in child processes. Call it inside a tokio
-    /// runtime.
-    pub fn real(config: &Config) -> Self {
-        Self {
-            runtime: Arc::new(Containerd::connect(&config.containerd)),
+    /// runtime and with the data directory locked.
+    pub fn real(config: &Config) -> Result<Self, RunError> {
+        Self::with_egress(config, None)
+    }
+
+    fn with_egress(config: &Config, egress: Option<Arc<Egress>>) -> Result<Self, RunError> {
+        let programs = Programs::install(&config.data_dir)?;
+        let runtime = Containerd::connect(&config.containerd).with_programs(programs);
+        let runtime = match egress {
+            Some(egress) => runtime.with_egress(egress),
+            None => runtime,
+        };
+        Ok(Self {
+            runtime: Arc::new(runtime),
             mounter: Arc::new(DirectoryMounter::new(config.program.clone())),
             staging: Arc::new(Stager::new(config.program.clone())),
-        }
+        })
     }
 }
 
 /// Runs the agent until `shutdown`, and leaves its tasks running then.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut tools = Tools::real(&config);
-    let Some(egress) = egress(&config).await? else { return run_with(config, tools, shutdown).await };
-    tools.runtime = Arc::new(Containerd::connect(&config.containerd).with_egress(egress.clone()));
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let egress = egress(&config).await?;
+    let tools = Tools::with_egress(&config, egress.clone())?;
+    let Some(egress) = egress else { return run_in(data_dir, config, tools, shutdown).await };
     // Whatever ends first ends the other; dropping the keeper leaves the rules in place for running tasks.
     tokio::select! {
-        ended = run_with(config, tools, shutdown) => ended,
+        ended = run_in(data_dir, config, tools, shutdown) => ended,
         () = egress.keep() => unreachable!("it keeps the rules for ever"),
     }
 }
@@ -127,6 +141,15 @@ async fn egress(config: &Config) -> Result<Option<Arc<Egress>>, RunError> {
 /// [`run`] with other tools.
 pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
+    run_in(data_dir, config, tools, shutdown).await
+}
+
+async fn run_in(
+    data_dir: DataDir,
+    config: Config,
+    tools: Tools,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let node_id = boot::node_id(&config)?;
     let node = node(&config, &tools)?;
     let attempts = attempt::load_all(data_dir.path())?;
@@ -211,13 +234,18 @@ fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
 /// With no agent running: stops every task of this node as an infrastructure loss, and leaves the records of
 /// how they ended for the next start to report. Returns how many there were.
 pub async fn stop_all(config: &Config) -> Result<usize, RunError> {
-    let tools = Tools::real(config);
-    stop_all_with(config, tools).await
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let tools = Tools::real(config)?;
+    stop_all_in(&data_dir, config, tools).await
 }
 
 /// [`stop_all`] with other tools.
 pub async fn stop_all_with(config: &Config, tools: Tools) -> Result<usize, RunError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
+    stop_all_in(&data_dir, config, tools).await
+}
+
+async fn stop_all_in(data_dir: &DataDir, config: &Config, tools: Tools) -> Result<usize, RunError> {
     let attempts = attempt::load_all(data_dir.path())?;
     let live: Vec<_> = attempts.into_iter().filter(|attempt| attempt.result.is_none()).collect();
     let count = live.len();

@@ -136,6 +136,9 @@ pub(crate) struct AgentArgs {
     /// Room on the disk of the data directory below which the node takes no new tasks
     #[arg(long, env = "TEAMSTER_DISK_FLOOR", value_name = "SIZE")]
     disk_floor: Option<ByteCount>,
+    /// The most that is kept of each stream of each executor as its log
+    #[arg(long, env = "TEAMSTER_LOG_MAX", value_name = "SIZE")]
+    log_max: Option<ByteCount>,
     /// CPUs that this node offers, instead of what is measured
     #[arg(long, env = "TEAMSTER_CAPACITY_CPUS", value_name = "N")]
     capacity_cpus: Option<f64>,
@@ -234,6 +237,7 @@ impl AgentArgs {
             config.grace_period => self.grace_period,
             config.log_retention => self.log_retention,
             config.disk_floor => self.disk_floor,
+            config.log_max => self.log_max,
             config.capacity.cpus => self.capacity_cpus.map(Some),
             config.capacity.memory => self.capacity_memory.map(Some),
             config.capacity.disk => self.capacity_disk.map(Some),

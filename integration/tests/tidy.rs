@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates whose modules the laws speak of.
-const CRATES: [&str; 6] = ["values", "proto", "coordinator", "agent", "cli", "integration"];
+const CRATES: [&str; 7] = ["values", "proto", "coordinator", "agent", "cli", "init", "integration"];
 
 /// A source file: its path in the repository, and its code without comments and without test modules.
 struct Source {

@@ -124,7 +124,7 @@ impl AttemptDir {
     /// Deletes the directory, the record last, so that a kill in the middle is taken up again. The stager
     /// must have released it before: what a task could write is not entered here.
     pub fn delete(&self) -> Result<(), RecordError> {
-        for directory in [self.logs(), self.private()] {
+        for directory in [self.logs(), self.private(), self.talks()] {
             absent_is_fine(fs::remove_dir_all(&directory)).map_err(at("delete", &directory))?;
         }
         for directory in [self.scratch(), self.binds()] {

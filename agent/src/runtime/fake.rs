@@ -306,7 +306,7 @@ mod tests {
 
     use super::*;
     use crate::assignment::Network;
-    use crate::runtime::Identity;
+    use crate::runtime::{Identity, Keeping};
 
     fn container(args: &[&str]) -> ContainerSpec {
         let attempt = AttemptId { task: TaskId::from_bytes([1; 16]), attempt: 1 };
@@ -336,6 +336,7 @@ mod tests {
             stderr: PathBuf::from("/dev/null"),
             private: PathBuf::new(),
             network: Network::None,
+            keeping: Keeping::default(),
         }
     }
 

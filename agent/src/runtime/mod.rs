@@ -8,11 +8,13 @@ mod etc;
 pub mod fake;
 pub mod image;
 pub mod network;
+mod programs;
 mod rootfs;
 mod sandbox;
 mod seccomp;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -20,6 +22,7 @@ use teamster_values::AbsolutePath;
 
 pub use self::containerd::Containerd;
 pub use crate::assignment::Identity;
+pub use self::programs::{Programs, ProgramsError};
 use crate::assignment::{AttemptId, Network, Resources};
 
 /// Runs containers on this node.
@@ -42,7 +45,7 @@ pub trait Runtime: Send + Sync + 'static {
     async fn state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError>;
 
     /// Waits for the end of a started container, through restarts of containerd. `Err(NotFound)` means that
-    /// it is gone and its exit code with it.
+    /// it is gone and its exit code with it, `Err(CommandUnusable)` that nothing of the user's ever ran in it.
     async fn wait(&self, id: ContainerId) -> Result<Exit, RuntimeError>;
 
     /// Sends a signal to the container's first process. One that is gone is fine.
@@ -152,14 +155,33 @@ pub struct ContainerSpec {
     pub limits: Resources,
     /// File whose content is standard input; nothing when absent.
     pub stdin: Option<PathBuf>,
-    /// Existing file that gets standard output.
+    /// File that gets standard output.
     pub stdout: PathBuf,
-    /// Existing file that gets standard error.
+    /// File that gets standard error.
     pub stderr: PathBuf,
     /// A root-only directory for generated files such as `/etc/passwd`.
     pub private: PathBuf,
     /// What it may reach.
     pub network: Network,
+    /// What its keeper is told.
+    pub keeping: Keeping,
+}
+
+/// What the keeper of a container's streams is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keeping {
+    /// A directory of root's own, made anew for the container, in which its first process meets the keeper.
+    pub talk: PathBuf,
+    /// The keeper's record, made anew for the container.
+    pub record: PathBuf,
+    /// The lease's file.
+    pub lease: PathBuf,
+    /// How long a lease is.
+    pub lease_length: Duration,
+    /// The most that is kept of standard output, in bytes; none keeps all.
+    pub stdout_max_bytes: Option<u64>,
+    /// The same for standard error.
+    pub stderr_max_bytes: Option<u64>,
 }
 
 /// A directory of the host, shown in the container.
@@ -254,6 +276,12 @@ pub enum RuntimeError {
     /// The user's error, told in runc's own words.
     #[error("cannot start the command: {0}")]
     CommandUnusable(String),
+    /// The container's lease was over with no agent there, so it was killed.
+    #[error("the coordinator was not heard for the length of the lease, and container {0} was killed")]
+    LeaseEnded(ContainerId),
+    /// What kept its streams was killed; how it ended, and what it wrote, cannot be known.
+    #[error("the keeper of container {0} was killed, and what the command wrote and how it ended are lost")]
+    KeeperLost(ContainerId),
     /// Anything else that this node could not do.
     #[error("{action}: {reason}")]
     Failed {

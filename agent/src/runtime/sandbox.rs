@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::network::Names;
 use super::rootfs::Rootfs;
-use super::{Bind, ContainerSpec, cgroup, etc, seccomp};
+use super::{Bind, ContainerSpec, cgroup, etc, programs, seccomp};
 
 /// Others may read what a task leaves on shared storage, only its user may change it.
 const UMASK: u32 = 0o022;
@@ -78,8 +78,14 @@ pub(super) enum SandboxError {
     Spec(#[from] OciSpecError),
 }
 
-/// The whole specification. Writes the generated files into `container.private`.
-pub(super) fn build(container: &ContainerSpec, rootfs: &Rootfs, names: &Names) -> Result<Spec, SandboxError> {
+/// The whole specification. Writes the generated files into `container.private`; `inside` is the directory of
+/// the program that starts the command.
+pub(super) fn build(
+    container: &ContainerSpec,
+    rootfs: &Rootfs,
+    names: &Names,
+    inside: &Path,
+) -> Result<Spec, SandboxError> {
     let hostname = hostname(container);
     let scratch = workdir_bind(container, rootfs)?;
     let mut mounts = kernel_mounts(container)?;
@@ -87,6 +93,7 @@ pub(super) fn build(container: &ContainerSpec, rootfs: &Rootfs, names: &Names) -
         let options = ["bind", "rprivate", "nosuid", "nodev", "noexec", "ro"];
         mounts.push(mount("bind", &file.source, &file.destination, &options)?);
     }
+    mounts.extend(init_mounts(container, inside)?);
     for bind in scratch.iter().chain(&container.binds) {
         mounts.push(bind_mount(bind)?);
     }
@@ -148,10 +155,11 @@ fn process(container: &ContainerSpec) -> Result<Process, OciSpecError> {
         .permitted(none())
         .ambient(none())
         .build()?;
+    let init = [format!("{}/{}", teamster_init::INSIDE, programs::INIT)];
     ProcessBuilder::default()
         .terminal(false)
         .user(user)
-        .args(container.args.clone())
+        .args(init.into_iter().chain(container.args.iter().cloned()).collect::<Vec<_>>())
         .env(container.env.clone())
         .cwd(container.workdir.as_path())
         .capabilities(capabilities)
@@ -192,6 +200,18 @@ fn kernel_mounts(container: &ContainerSpec) -> Result<Vec<Mount>, OciSpecError> 
         mounts.push(special("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])?);
     }
     Ok(mounts)
+}
+
+/// The program that starts the command, and where it meets its keeper: on the container's own `/dev`, so that
+/// no image is in the way. Only the program can be executed there, and nothing can be written.
+fn init_mounts(container: &ContainerSpec, inside: &Path) -> Result<[Mount; 2], OciSpecError> {
+    let talk = format!("{}/{}", teamster_init::INSIDE, teamster_init::TALK);
+    let options = ["bind", "rprivate", "nosuid", "nodev", "ro"];
+    let no_programs = ["bind", "rprivate", "nosuid", "nodev", "noexec", "ro"];
+    Ok([
+        mount("bind", inside, teamster_init::INSIDE, &options)?,
+        mount("bind", &container.keeping.talk, &talk, &no_programs)?,
+    ])
 }
 
 fn bind_mount(bind: &Bind) -> Result<Mount, OciSpecError> {

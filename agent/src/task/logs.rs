@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use teamster_init::record::Record;
+
 /// The most that is kept of each stream of each executor, in bytes.
 pub const TAIL_BYTES: usize = 64 << 10;
 
@@ -39,6 +41,11 @@ pub fn end_of(path: &Path, limit: usize) -> io::Result<End> {
     let mut bytes = Vec::with_capacity(limit.min(length as usize));
     file.take(limit as u64).read_to_end(&mut bytes)?;
     Ok(End { tail: text(&bytes, start > 0, limit), size_bytes: length })
+}
+
+/// How many bytes of standard output and standard error the keeper could not keep, by its record.
+pub fn lost_bytes(record: &Path) -> [u64; 2] {
+    Record::read(record).ok().flatten().unwrap_or_default().lost_bytes
 }
 
 fn text(bytes: &[u8], cut: bool, limit: usize) -> String {

@@ -16,7 +16,7 @@ use self::layout::{Layout, Place, Wanted};
 use crate::assignment::{Assignment, Executor, FileKind, InputSource};
 use crate::attempt::AttemptDir;
 use crate::config::{Sandbox, StorageConfig};
-use crate::runtime::{Bind, ContainerId, ContainerSpec, Image};
+use crate::runtime::{Bind, ContainerId, ContainerSpec, Image, Keeping};
 use crate::stage::{Directory, InputFrom, InputWork, Mount, OutputWork, Pin, ScratchDir};
 use crate::storage;
 
@@ -107,8 +107,8 @@ pub fn plan(
 
 impl Plan {
     /// All that the runtime must know to make an executor's container from an image. `executor` is the index
-    /// of one of the assignment's executors.
-    pub fn container(&self, executor: u32, image: Image) -> ContainerSpec {
+    /// of one of the assignment's executors, `log_max_bytes` how much is kept of a stream that is only a log.
+    pub fn container(&self, executor: u32, image: Image, log_max_bytes: u64) -> ContainerSpec {
         let spec = &self.assignment.executors[executor as usize];
         let safe = |path: &AbsolutePath| !KERNEL_TREES.iter().any(|tree| path.as_path().starts_with(tree));
         let of_image = image.workdir.clone().filter(safe);
@@ -137,6 +137,7 @@ impl Plan {
             stderr: self.dir.stderr(executor),
             private: self.dir.private(),
             network: self.assignment.network.unwrap_or_default(),
+            keeping: self.keeping(spec, executor, log_max_bytes),
             image,
         }
     }
@@ -144,6 +145,19 @@ impl Plan {
     fn arguments(&self, image: &Image, spec: &Executor) -> Vec<String> {
         let entrypoint = self.assignment.image_entrypoint.then_some(&image.entrypoint);
         entrypoint.into_iter().flatten().chain(&spec.command).cloned().collect()
+    }
+
+    /// A stream that the task names a file for is its output, and never cut.
+    fn keeping(&self, spec: &Executor, executor: u32, log_max_bytes: u64) -> Keeping {
+        let limit = |is_named: bool| (!is_named).then_some(log_max_bytes);
+        Keeping {
+            talk: self.dir.talk(executor),
+            record: self.dir.keeper_record(executor),
+            lease: self.dir.lease(),
+            lease_length: self.assignment.lease,
+            stdout_max_bytes: limit(spec.stdout.is_some()),
+            stderr_max_bytes: limit(spec.stderr.is_some()),
+        }
     }
 
     /// Executors that name the same working directory share the one that is made for it.

@@ -87,9 +87,14 @@ impl From<RuntimeError> for Halt {
             RuntimeError::ImageNotFound { .. } => Self::refused(Reason::ImageNotFound, text),
             RuntimeError::ImageUnusable { .. } => Self::refused(Reason::ImageUnusable, text),
             RuntimeError::CommandUnusable(_) => Self::refused(Reason::CommandUnusable, text),
-            RuntimeError::Unavailable(_) | RuntimeError::NotFound(_) | RuntimeError::Failed { .. } => {
-                Self::lost(text)
+            RuntimeError::LeaseEnded(_) => {
+                let outcome = Outcome::Lost(LossCause::LeaseEnded);
+                Self::Fault { outcome, reason: Reason::NodeLost, text }
             }
+            RuntimeError::Unavailable(_)
+            | RuntimeError::NotFound(_)
+            | RuntimeError::KeeperLost(_)
+            | RuntimeError::Failed { .. } => Self::lost(text),
         }
     }
 }

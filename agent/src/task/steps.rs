@@ -62,7 +62,7 @@ impl Run {
         let image = self.images.get(executor as usize).cloned();
         let image = image
             .ok_or_else(|| Halt::refused(Reason::TaskRefused, format!("there is no executor {executor}")))?;
-        let spec = plan.container(executor, image);
+        let spec = plan.container(executor, image, self.node.config.log_max.0);
         let runtime = &self.node.runtime;
         match self.patiently(|| runtime.create(&spec)).await? {
             Err(RuntimeError::CommandUnusable(reason)) => return self.unusable(executor, &reason).await,
@@ -91,6 +91,7 @@ impl Run {
         }
         match self.unless_stopped(runtime.wait(id)).await? {
             Ok(exit) => self.executor_ended(executor, exit).await,
+            Err(RuntimeError::CommandUnusable(reason)) => self.unusable(executor, &reason).await,
             Err(RuntimeError::NotFound(_)) => Err(exit_unknown(executor)),
             Err(error) => Err(error.into()),
         }
@@ -130,7 +131,7 @@ impl Run {
         self.attempt.system_logs.push(Reason::CommandUnusable.line(line));
         self.attempt.reason = Some(Reason::CommandUnusable);
         let at = Timestamp::now();
-        self.attempt.started_at = Some(at);
+        self.attempt.started_at.get_or_insert(at);
         self.executor_ended(executor, Exit { code, at, out_of_memory: false, usage: None }).await
     }
 
@@ -200,6 +201,7 @@ impl Run {
         let plan = self.plan()?;
         let installed = self.unless_stopped(self.node.staging.install_streams(&plan, executor)).await;
         self.keep_tails().await?;
+        self.see_streams_are_whole(executor)?;
         match installed? {
             Ok(()) => {}
             // The failure of the command itself is what the user must hear of.
@@ -209,6 +211,22 @@ impl Run {
             Err(error) => return Err(Halt::from_outputs(error)),
         }
         if is_last { self.finalize().await } else { self.enter(Phase::Created(executor + 1)).await }
+    }
+
+    /// A stream that the task names a file for is an output, and must not lack a byte.
+    fn see_streams_are_whole(&mut self, executor: u32) -> Result<(), Halt> {
+        let Some(spec) = self.attempt.assignment.executors.get(executor as usize) else { return Ok(()) };
+        let lost = logs::lost_bytes(&self.dir.keeper_record(executor));
+        let streams = [("stdout", spec.stdout.is_some()), ("stderr", spec.stderr.is_some())];
+        for ((name, is_output), lost) in streams.into_iter().zip(lost).filter(|(_, lost)| *lost > 0) {
+            let what =
+                format!("{lost} bytes of {name} of executor {executor} are lost: no space left on this node");
+            if is_output && !self.has_failed() {
+                return Err(Halt::lost(what));
+            }
+            self.attempt.system_logs.push(format!("warning: {what}"));
+        }
+        Ok(())
     }
 
     async fn finalize(&mut self) -> Result<(), Halt> {

@@ -11,11 +11,15 @@ use crate::stand::{IMAGE, Stand};
 #[tokio::test]
 async fn exit_codes_are_exact() {
     let Some(stand) = Stand::new().await else { return };
-    for (script, code) in
-        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)]
-    {
-        // As pid 1 a shell ignores its own signals, so the script runs in a child that passes its end on.
-        let spec = stand.shell(&format!("sh -c '{script}'; exit $?")).await;
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -9 $$", 137),
+        ("kill $$", 143),
+        ("kill -SEGV $$", 139),
+    ] {
+        let spec = stand.shell(script).await;
         let ended = stand.run(&spec).await;
         assert_eq!((ended.exit.code, ended.exit.out_of_memory), (code, false), "{script}");
     }
@@ -130,7 +134,11 @@ async fn an_unusable_command_is_the_users_error() {
     for (command, workdir, words) in cases {
         let mut spec = stand.container(&[command]).await;
         spec.workdir = AbsolutePath::parse(workdir).unwrap();
-        match stand.start(&spec).await {
+        let ended = match stand.start(&spec).await {
+            Ok(()) => stand.wait(&spec).await.map(drop),
+            refused => refused,
+        };
+        match ended {
             Err(RuntimeError::CommandUnusable(reason)) => {
                 assert!(reason.contains(words), "{command} in {workdir}: {reason}");
                 assert!(!reason.contains("runc"), "only the useful part: {reason}");

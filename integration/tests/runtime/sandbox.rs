@@ -104,13 +104,13 @@ async fn read_only_reaches_what_is_mounted_below() {
 async fn it_sees_neither_host_nor_network() {
     let Some(stand) = Stand::new().await else { return };
     let spec = stand
-        .shell("hostname; echo $$; ls -1 /proc | grep -c '^[0-9]'; ip -o link | wc -l; ip -o link | grep -c 'lo:.*UP'; cat /proc/kcore | wc -c")
+        .shell("hostname; tr '\\0' '\\n' < /proc/1/cmdline | head -n 1; ls -1 /proc | grep -c '^[0-9]'; ip -o link | wc -l; ip -o link | grep -c 'lo:.*UP'; cat /proc/kcore | wc -c")
         .await;
     let short: String = spec.id.attempt.task.to_string().chars().skip(14).collect();
     let ended = stand.run(&spec).await;
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert_eq!(lines[0], short);
-    assert_eq!(lines[1], "1", "a pid namespace of its own");
+    assert_eq!(lines[1], "/dev/teamster/teamster-init", "a pid namespace of its own");
     assert!(lines[2].parse::<u32>().unwrap() < 6, "{ended:?}");
     assert_eq!((lines[3], lines[4]), ("1", "1"), "only loopback, and it is up: {ended:?}");
     assert_eq!(lines[5], "0");

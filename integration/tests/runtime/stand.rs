@@ -3,14 +3,17 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use teamster_agent::assignment::{AttemptId, Network, Resources};
+use teamster_agent::attempt::AttemptDir;
+use teamster_agent::boot::BootInstant;
+use teamster_agent::lease;
 use teamster_agent::runtime::{
-    ContainerId, ContainerSpec, Containerd, Exit, Identity, Runtime, RuntimeError, image,
+    ContainerId, ContainerSpec, Containerd, Exit, Identity, Keeping, Programs, Runtime, RuntimeError, image,
 };
 use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
 use teamster_integration::image::TestImage;
@@ -46,8 +49,10 @@ impl Stand {
             return None;
         }
         let containerd = PrivateContainerd::start();
-        let runtime = Containerd::connect(&containerd.socket());
-        let stand = Self { containerd, runtime, home: tempfile::tempdir().unwrap() };
+        let home = tempfile::tempdir().unwrap();
+        let runtime =
+            Containerd::connect(&containerd.socket()).with_programs(Programs::install(home.path()).unwrap());
+        let stand = Self { containerd, runtime, home };
         image::import(&stand.containerd.socket(), Cursor::new(image.oci_archive())).await.unwrap();
         Some(stand)
     }
@@ -59,22 +64,20 @@ impl Stand {
     /// A container of a new attempt, with all files that must be there.
     pub(crate) async fn container(&self, args: &[&str]) -> ContainerSpec {
         let id = ContainerId { attempt: new_attempt(), executor: 0 };
-        let home = self.home.path().join(id.to_string());
-        for directory in ["private", "work"] {
-            fs::create_dir_all(home.join(directory)).unwrap();
-        }
-        fs::set_permissions(home.join("private"), fs::Permissions::from_mode(0o700)).unwrap();
-        chown(home.join("work"), Some(WHO.uid), Some(WHO.gid)).unwrap();
-        for stream in ["stdout", "stderr"] {
-            fs::write(home.join(stream), "").unwrap();
-        }
+        let dir = AttemptDir::new(self.home.path(), id.attempt);
+        dir.make().unwrap();
+        dir.make_logs(id.executor).unwrap();
+        lease::create(&dir.lease(), BootInstant::now()).unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        chown(&work, Some(WHO.uid), Some(WHO.gid)).unwrap();
         ContainerSpec {
             id,
             image: self.runtime.image("busybox").await.unwrap(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: vec!["PATH=/bin".to_owned()],
             workdir: AbsolutePath::root(),
-            workdir_scratch: home.join("work"),
+            workdir_scratch: work,
             binds: Vec::new(),
             identity: WHO,
             pids_max: 64,
@@ -82,10 +85,17 @@ impl Stand {
             shm_bytes: 32 << 20,
             limits: Resources { cpu_milli: 1000, memory_bytes: 64 << 20, disk_bytes: 1 << 30 },
             stdin: None,
-            stdout: home.join("stdout"),
-            stderr: home.join("stderr"),
-            private: home.join("private"),
+            stdout: dir.stdout(id.executor),
+            stderr: dir.stderr(id.executor),
+            private: dir.private(),
             network: Network::None,
+            keeping: Keeping {
+                talk: dir.talk(id.executor),
+                record: dir.keeper_record(id.executor),
+                lease: dir.lease(),
+                lease_length: Duration::from_secs(3600),
+                ..Keeping::default()
+            },
         }
     }
 

@@ -98,7 +98,7 @@ impl Bench {
     /// Where a path of the container lies on the host.
     pub(crate) fn on_host(&self, path: &str) -> PathBuf {
         let path = at(path);
-        let binds = self.plan().container(0, image()).binds;
+        let binds = self.plan().container(0, image(), 1 << 20).binds;
         let bind = binds.iter().rfind(|bind| path.starts_with(&bind.destination)).expect("it is mounted");
         let below = path.strip_prefix(&bind.destination).unwrap();
         if below.as_os_str().is_empty() { bind.source.clone() } else { bind.source.join(below) }

@@ -2,7 +2,7 @@
 //! have been done by an agent that was killed right after it, so each takes what is already there.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
@@ -16,11 +16,11 @@ use prost_types::Any;
 use tonic::{Code, Status};
 
 use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
-use super::{Containerd, blocking};
+use super::{Containerd, blocking, keeping};
 use crate::failpoint;
 use crate::runtime::rootfs::Rootfs;
 use crate::runtime::sandbox::{self, SandboxError};
-use crate::runtime::{ContainerId, ContainerSpec, ContainerState, RuntimeError, Signal, cgroup};
+use crate::runtime::{ContainerId, ContainerSpec, ContainerState, Programs, RuntimeError, Signal, cgroup};
 
 /// The shim that runs our containers.
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -50,6 +50,10 @@ impl prost::Name for RuncOptions {
 impl Containerd {
     pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let id = spec.id;
+        let programs = self.programs.as_ref().ok_or_else(|| RuntimeError::Failed {
+            action: "make a container".to_owned(),
+            reason: "this connection was made without the programs for it".to_owned(),
+        })?;
         if self.is_recorded(id).await? {
             if self.task_state(id).await? != ContainerState::Missing {
                 return self.join_network(spec, true).await;
@@ -62,10 +66,11 @@ impl Containerd {
         or_exists(self.link.client().leases().create(request).await)
             .map_err(|status| failure("make a lease", &status))?;
         let mounts = self.prepare_snapshot(spec, &lease).await?;
-        let document = self.confine(spec, &mounts).await?;
+        let document = self.confine(spec, &mounts, programs).await?;
         let options = to_any(&RuncOptions { io_uid: spec.identity.uid, io_gid: spec.identity.gid });
         self.record(spec, &lease, document, &options).await?;
-        self.create_task(spec, mounts, options).await?;
+        let streams = keeping::address(spec, &programs.keeper());
+        self.create_task(id, mounts, options, streams).await?;
         failpoint::pass("task-made");
         self.join_network(spec, false).await
     }
@@ -112,14 +117,20 @@ impl Containerd {
     }
 
     /// The OCI specification as containerd takes it.
-    async fn confine(&self, spec: &ContainerSpec, mounts: &[Mount]) -> Result<Any, RuntimeError> {
+    async fn confine(
+        &self,
+        spec: &ContainerSpec,
+        mounts: &[Mount],
+        programs: &Programs,
+    ) -> Result<Any, RuntimeError> {
         let layers = layers_of(mounts);
         let names = self.names_for(spec).await?;
-        let (owned, id) = (spec.clone(), spec.id);
+        let (owned, id, inside) = (spec.clone(), spec.id, programs.inside());
         let document = blocking("build the sandbox", move || {
             let rootfs = Rootfs::open(&layers).map_err(|error| error.to_string())?;
             cgroup::limit_pids(id.attempt, owned.pids_max).map_err(|error| error.to_string())?;
-            match sandbox::build(&owned, &rootfs, &names) {
+            keeping::prepare(&owned).map_err(|error| format!("prepare for the keeper: {error}"))?;
+            match sandbox::build(&owned, &rootfs, &names, &inside) {
                 Ok(document) => Ok(Ok(document)),
                 Err(SandboxError::Workdir(reason)) => Ok(Err(RuntimeError::CommandUnusable(reason))),
                 Err(error) => Err(error.to_string()),
@@ -160,17 +171,17 @@ impl Containerd {
 
     async fn create_task(
         &self,
-        spec: &ContainerSpec,
+        id: ContainerId,
         rootfs: Vec<Mount>,
         options: Any,
+        streams: String,
     ) -> Result<(), RuntimeError> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
         let request = CreateTaskRequest {
-            container_id: spec.id.to_string(),
+            container_id: id.to_string(),
             rootfs,
-            stdin: spec.stdin.as_deref().map(text).unwrap_or_default(),
-            stdout: text(&spec.stdout),
-            stderr: text(&spec.stderr),
+            // One address for both: the shim gives the keeper two pipes. Standard input is init's to open.
+            stdout: streams.clone(),
+            stderr: streams,
             options: Some(options),
             ..CreateTaskRequest::default()
         };

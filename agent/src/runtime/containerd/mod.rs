@@ -3,6 +3,7 @@
 
 mod container;
 mod content;
+mod keeping;
 mod link;
 mod network;
 mod remove;
@@ -21,7 +22,9 @@ pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_ex
 pub(super) use self::unpack::{Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack};
 use super::image::{self, ImageCache};
 use super::network::Egress;
-use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal, cgroup};
+use super::{
+    ContainerId, ContainerSpec, ContainerState, Exit, Image, Programs, Runtime, RuntimeError, Signal, cgroup,
+};
 use crate::assignment::{AttemptId, Resources};
 
 /// containerd, reached through its socket.
@@ -29,18 +32,24 @@ pub struct Containerd {
     link: Link,
     images: ImageCache,
     egress: Option<Arc<Egress>>,
+    programs: Option<Programs>,
 }
 
 impl Containerd {
     /// A runtime that speaks to the containerd at `socket`. Nothing is sent yet: it works before containerd
     /// is up, and connects again by itself when containerd was restarted. Call it inside a tokio runtime.
     pub fn connect(socket: &Path) -> Self {
-        Self { link: Link::new(socket), images: ImageCache::default(), egress: None }
+        Self { link: Link::new(socket), images: ImageCache::default(), egress: None, programs: None }
     }
 
     /// The same, with a way out for the containers that ask for one.
     pub fn with_egress(self, egress: Arc<Egress>) -> Self {
         Self { egress: Some(egress), ..self }
+    }
+
+    /// With the programs that run beside containers; without them none can be made.
+    pub fn with_programs(self, programs: Programs) -> Self {
+        Self { programs: Some(programs), ..self }
     }
 }
 
@@ -64,7 +73,7 @@ impl Runtime for Containerd {
     }
 
     async fn state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError> {
-        self.task_state(id).await
+        self.told_state(id).await
     }
 
     async fn wait(&self, id: ContainerId) -> Result<Exit, RuntimeError> {

@@ -24,6 +24,8 @@ impl Containerd {
         self.end_task(id).await?;
         self.leave_network(id).await?;
         self.delete_task(id).await?;
+        // Its streams are whole when it has ended, whatever became of the shim.
+        self.await_keeper(id).await;
         let client = self.link.client();
         let name = id.to_string();
         let snapshot = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: name.clone() };

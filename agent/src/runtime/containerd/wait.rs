@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tonic::Code;
 
 use super::Containerd;
+use super::keeping::{self, Told};
 use super::link::{QUICK, call, failure, or_missing};
 use crate::runtime::{ContainerId, ContainerState, Exit, RuntimeError, cgroup};
 
@@ -42,11 +43,48 @@ impl Containerd {
         match process.status {
             status::CREATED => Ok(ContainerState::Created),
             status::RUNNING | status::PAUSED | status::PAUSING => Ok(ContainerState::Running),
-            status::STOPPED => Ok(ContainerState::Exited(exit(id, process.exit_status, process.exited_at))),
+            status::STOPPED => {
+                Ok(ContainerState::Exited(exit(id, process.exit_status, when(process.exited_at))))
+            }
             other => Err(RuntimeError::Failed {
                 action: "ask for the task".to_owned(),
                 reason: format!("containerd does not know its state ({other})"),
             }),
+        }
+    }
+
+    /// The same, with what the keeper's record knows better.
+    pub(super) async fn told_state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError> {
+        match self.task_state(id).await? {
+            ContainerState::Missing => {
+                self.await_keeper(id).await;
+                Ok(match self.told(id).await? {
+                    Told::Ended { status, at } => ContainerState::Exited(exit(id, status.code().into(), at)),
+                    _ => ContainerState::Missing,
+                })
+            }
+            ContainerState::Exited(exit) => Ok(ContainerState::Exited(match self.told(id).await? {
+                Told::Ended { status, .. } => Exit { code: status.code().into(), ..exit },
+                _ => exit,
+            })),
+            other => Ok(other),
+        }
+    }
+
+    /// How a container ended whose end is certain; `known` is what containerd says of it.
+    async fn end(&self, id: ContainerId, known: Option<Exit>) -> Result<Exit, RuntimeError> {
+        if let Some(exit) = known {
+            return keeping::corrected(id, self.told(id).await?, exit);
+        }
+        // containerd cleans up after a task that ended while it was down, and forgets how it ended.
+        self.await_keeper(id).await;
+        match self.told(id).await? {
+            Told::Ended { status, at } => {
+                let exit = exit(id, status.code().into(), at);
+                keeping::corrected(id, Told::Ended { status, at }, exit)
+            }
+            Told::LeaseEnded => Err(RuntimeError::LeaseEnded(id)),
+            Told::KeeperLost | Told::Nothing => Err(RuntimeError::NotFound(id)),
         }
     }
 
@@ -60,15 +98,16 @@ impl Containerd {
                 // These two are also what containerd makes up for a shim that died: it must say it twice.
                 Ok(answer) if !matches!(answer.get_ref().exit_status, 137 | 255) => {
                     let answer = answer.into_inner();
-                    return Ok(exit(id, answer.exit_status, answer.exited_at));
+                    let exit = exit(id, answer.exit_status, when(answer.exited_at));
+                    return self.end(id, Some(exit)).await;
                 }
                 Ok(_) => {}
                 Err(status) if status.code() == Code::NotFound => {}
                 Err(status) => tracing::debug!(container = %id, %status, "waiting was interrupted"),
             }
             match self.task_state(id).await {
-                Ok(ContainerState::Exited(exit)) => return Ok(exit),
-                Ok(ContainerState::Missing) => return Err(RuntimeError::NotFound(id)),
+                Ok(ContainerState::Exited(exit)) => return self.end(id, Some(exit)).await,
+                Ok(ContainerState::Missing) => return self.end(id, None).await,
                 Ok(ContainerState::Created | ContainerState::Running) => refusals = 0,
                 Err(RuntimeError::Unavailable(_)) => {}
                 Err(error) => {
@@ -89,7 +128,11 @@ impl Containerd {
 
 /// The cgroup's own counts say whether it was memory, and what was used; they are there until the task is
 /// deleted.
-fn exit(id: ContainerId, code: u32, at: Option<prost_types::Timestamp>) -> Exit {
-    let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok()).unwrap_or_else(Timestamp::now);
+fn exit(id: ContainerId, code: u32, at: Option<Timestamp>) -> Exit {
+    let at = at.unwrap_or_else(Timestamp::now);
     Exit { code, at, out_of_memory: cgroup::has_oom_kill(id), usage: cgroup::usage(id) }
+}
+
+fn when(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+    at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok())
 }

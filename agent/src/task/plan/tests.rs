@@ -384,8 +384,8 @@ fn containers_are_complete() {
         entrypoint: vec!["/enter".into(), "--".into()],
     };
     let plan = planned(&task);
-    let (first, second) = (plan.container(0, image.clone()), plan.container(1, image.clone()));
-    let third = plan.container(2, image.clone());
+    let (first, second) = (plan.container(0, image.clone(), 99), plan.container(1, image.clone(), 99));
+    let third = plan.container(2, image.clone(), 99);
     assert_eq!(first.env, ["A=1", "B=2", "HOME=/home/task", "PATH=/image", "TMPDIR=/tmp"]);
     assert_eq!(third.env, ["A=3", "B=2", "HOME=/home/task", "PATH=/mine", "TMPDIR=/tmp"]);
     assert!(second.workdir.is_root(), "an image cannot send a task into the kernel's trees");
@@ -397,7 +397,7 @@ fn containers_are_complete() {
     assert_eq!(third.binds.len(), plan.mounts.len());
     assert_eq!(first.args, ["true"], "the command alone, unless the task asks for more");
     task.image_entrypoint = true;
-    assert_eq!(planned(&task).container(0, image).args, ["/enter", "--", "true"]);
+    assert_eq!(planned(&task).container(0, image, 99).args, ["/enter", "--", "true"]);
 }
 
 #[test]

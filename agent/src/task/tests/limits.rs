@@ -46,7 +46,7 @@ async fn overdue(bench: &Bench, command: &str) -> Attempt {
     let plan = crate::task::plan::plan(&attempt.assignment, &config.sandbox, &config.storage, &dir).unwrap();
     let image = bench.runtime.image("busybox").await.unwrap();
     bench.runtime.prepare_attempt(attempt.id(), &attempt.assignment.limits).await.unwrap();
-    bench.runtime.create(&plan.container(0, image)).await.unwrap();
+    bench.runtime.create(&plan.container(0, image, 1 << 20)).await.unwrap();
     bench.runtime.start(ContainerId { attempt: attempt.id(), executor: 0 }).await.unwrap();
     attempt
 }
