@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// How long a disk that refused a write is left alone.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
+/// What logs leave free of the disk, in bytes: this, or a sixteenth of a small one. The node's own records need
+/// room when a task has filled the rest.
+const FLOOR_BYTES: u64 = 64 << 20;
+const FLOOR_PART: u64 = 16;
+
 /// How much is copied at a time.
 const PART_BYTES: usize = 64 << 10;
 
@@ -87,7 +92,7 @@ impl Spool {
     pub fn finish(&mut self) {
         // A last try, however short ago the disk refused.
         self.refused = None;
-        let Some(mut ring) = self.ring.take() else { return self.tell_loss() };
+        let Some(mut ring) = self.ring.take() else { return self.tell_loss(true) };
         if ring.written > 0 {
             let cut = ring.written.saturating_sub(ring.size);
             if cut > 0 {
@@ -108,7 +113,7 @@ impl Spool {
         ring.file = None;
         // One that was never made is gone as well.
         let _ = fs::remove_file(&ring.path);
-        self.tell_loss();
+        self.tell_loss(true);
     }
 
     fn append(&mut self, data: &[u8]) {
@@ -118,8 +123,9 @@ impl Spool {
         if self.refused.is_some_and(|since| since.elapsed() < DISK_PAUSE) {
             return self.lose(data.len());
         }
-        self.tell_loss();
-        if self.lost_untold > 0 {
+        self.tell_loss(false);
+        if self.lost_untold > 0 || !has_room(&self.file) {
+            self.refused = Some(Instant::now());
             return self.lose(data.len());
         }
         let kept = self.write(data);
@@ -134,8 +140,9 @@ impl Spool {
     }
 
     /// Says where bytes are missing, before anything is written behind them.
-    fn tell_loss(&mut self) {
-        if self.lost_untold == 0 {
+    fn tell_loss(&mut self, is_last: bool) {
+        // The last word is said even so: it is short.
+        if self.lost_untold == 0 || !(is_last || has_room(&self.file)) {
             return;
         }
         let note =
@@ -177,6 +184,14 @@ impl Spool {
     }
 }
 
+/// Whether logs may take more of the disk. One that does not say how full it is will refuse by itself.
+fn has_room(file: &File) -> bool {
+    rustix::fs::fstatvfs(file).map_or(true, |disk| {
+        let floor = FLOOR_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / FLOOR_PART);
+        disk.f_bavail.saturating_mul(disk.f_frsize) >= floor
+    })
+}
+
 impl Ring {
     /// Takes the next bytes and tells how many.
     fn take(&mut self, data: &[u8]) -> usize {
@@ -186,6 +201,9 @@ impl Ring {
             self.file = options.open(&self.path).ok();
         }
         let Some(file) = &self.file else { return 0 };
+        if self.written < self.size && !has_room(file) {
+            return 0;
+        }
         let mut done = 0;
         while done < data.len() {
             let at = self.written % self.size;

@@ -49,6 +49,7 @@ fn has_program(name: &str) -> bool {
 pub struct PrivateContainerd {
     home: TempDir,
     child: Option<Child>,
+    programs: Option<PathBuf>,
 }
 
 impl PrivateContainerd {
@@ -57,6 +58,11 @@ impl PrivateContainerd {
     /// # Panics
     /// When it does not come up; the end of its log is in the message.
     pub fn start() -> Self {
+        Self::start_from(None)
+    }
+
+    /// The same with the containerd and the shim in the directory `programs`.
+    pub fn start_from(programs: Option<&Path>) -> Self {
         // Short, because the path of a Unix socket must not be longer than 107 bytes.
         let home = tempfile::Builder::new().prefix("tm").tempdir_in("/tmp").expect("a temporary directory");
         let path = home.path().display();
@@ -66,7 +72,7 @@ impl PrivateContainerd {
              [grpc]\naddress = \"{path}/c.sock\"\n[ttrpc]\naddress = \"{path}/t.sock\"\n"
         );
         fs::write(home.path().join("config.toml"), config).expect("write containerd's configuration");
-        let mut containerd = Self { home, child: None };
+        let mut containerd = Self { home, child: None, programs: programs.map(Path::to_owned) };
         containerd.restart();
         containerd
     }
@@ -100,7 +106,12 @@ impl PrivateContainerd {
             .append(true)
             .open(self.home.path().join("log"))
             .expect("containerd's log");
-        let child = Command::new("containerd")
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let first = self.programs.iter().cloned();
+        let path = std::env::join_paths(first.chain(std::env::split_paths(&path))).expect("a search path");
+        let program = self.programs.as_deref().map_or("containerd".into(), |at| at.join("containerd"));
+        let child = Command::new(program)
+            .env("PATH", path)
             .arg("--config")
             .arg(self.home.path().join("config.toml"))
             .stdin(Stdio::null())

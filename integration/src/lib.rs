@@ -18,6 +18,7 @@ pub mod http;
 pub mod image;
 pub mod link;
 pub mod pypi;
+pub mod releases;
 pub mod remains;
 pub mod skip;
 pub mod stand;

@@ -69,14 +69,15 @@ fn below(directory: &Path) -> BTreeSet<String> {
     paths.map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
-/// Shims of this containerd, and the sleepers that test tasks leave behind.
+/// Shims and keepers of this containerd, and the sleepers that test tasks leave behind.
 fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
     let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
     processes
         .filter_map(|process| {
             let words = process.cmdline().ok()?;
-            let is_shim =
-                words.first()?.contains("containerd-shim") && words.iter().any(|w| w.contains(base));
+            let program = words.first()?;
+            let is_shim = program.contains("containerd-shim") || program.contains("teamster-keeper");
+            let is_shim = is_shim && words.iter().any(|word| word.contains(base));
             let is_sleeper = words.iter().any(|word| word == SLEEPER) && words[0].contains("sleep");
             (is_shim || is_sleeper).then(|| format!("{} {}", process.pid, words.join(" ")))
         })

@@ -23,10 +23,15 @@ impl Stand {
     ///
     /// Where real containers cannot run and somebody said that this is fine, the test ends here, loudly.
     pub async fn start() -> Self {
+        Self::start_from(None).await
+    }
+
+    /// The same on the containerd in the directory `programs`.
+    pub async fn start_from(programs: Option<&Path>) -> Self {
         if !can_run_containers() {
             std::process::exit(0);
         }
-        let containerd = PrivateContainerd::start();
+        let containerd = PrivateContainerd::start_from(programs);
         let archive = TestImage::named(IMAGE).oci_archive();
         image::import(&containerd.socket(), std::io::Cursor::new(archive))
             .await
