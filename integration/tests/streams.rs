@@ -87,7 +87,7 @@ impl Drop for SmallDisk {
 async fn a_full_disk_loses_bytes_and_no_task() {
     let stand = Stand::start().await;
     let _disk = SmallDisk::at(&stand.dir().join("cluster/agent"), "size=32m");
-    let options = Options { agent_toml: String::new(), ..small_logs() };
+    let options = Options { agent_toml: "disk_floor = '0B'\n".to_owned(), ..small_logs() };
     let cluster = stand.cluster(&options).await;
     let marks = Marks::new(&cluster.shared());
     let script = format!("echo first; {}; exit 3", marks.shell_gate("flood-over"));

@@ -21,8 +21,8 @@ use jiff::Timestamp;
 use teamster_values::AbsolutePath;
 
 pub use self::containerd::Containerd;
-pub use crate::assignment::Identity;
 pub use self::programs::{Programs, ProgramsError};
+pub use crate::assignment::Identity;
 use crate::assignment::{AttemptId, Network, Resources};
 
 /// Runs containers on this node.
