@@ -46,6 +46,14 @@ impl Stand {
         assert!(self.runtime_is_empty().await);
     }
 
+    /// Has containerd forget a task that has ended.
+    fn delete_task(&self, spec: &ContainerSpec) {
+        let mut ctr = std::process::Command::new("ctr");
+        ctr.arg("--address").arg(self.containerd.socket());
+        ctr.args(["--namespace", "teamster", "tasks", "delete"]).arg(spec.id.to_string());
+        assert!(ctr.output().unwrap().status.code().is_some_and(|code| [0, 4].contains(&code)));
+    }
+
     async fn until_output(&self, spec: &ContainerSpec, words: &str) {
         let look = || fs::read_to_string(&spec.stdout).unwrap().contains(words);
         self.until(words, look).await;
@@ -78,6 +86,10 @@ async fn every_step_may_be_repeated() {
     }
     let ContainerState::Exited(exit) = runtime.state(spec.id).await.unwrap() else { panic!("it ended") };
     assert_eq!(exit.code, 4);
+    // A containerd that was killed before it could answer, and has cleaned up since.
+    stand.delete_task(&spec);
+    runtime.start(spec.id).await.unwrap();
+    assert_eq!(stand.wait(&spec).await.unwrap().code, 4);
     runtime.signal(spec.id, Signal::Term).await.unwrap();
     assert_eq!(fs::read_to_string(&spec.stdout).unwrap(), "once\n", "it ran once");
     for _ in 0..2 {

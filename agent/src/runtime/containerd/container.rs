@@ -15,6 +15,7 @@ use containerd_client::types::Mount;
 use prost_types::Any;
 use tonic::{Code, Status};
 
+use super::keeping::Told;
 use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
 use super::{Containerd, blocking, keeping};
 use crate::failpoint;
@@ -195,7 +196,7 @@ impl Containerd {
         let request = StartRequest { container_id: id.to_string(), exec_id: String::new() };
         let status = match self.link.client().tasks().start(call(request, SLOW)).await {
             Ok(_) => return Ok(()),
-            Err(status) if status.code() == Code::NotFound => return Err(RuntimeError::NotFound(id)),
+            Err(status) if status.code() == Code::NotFound => return self.see_whether_it_started(id).await,
             Err(status) => status,
         };
         // It may have been started before, by an agent that was killed before it could say so.
@@ -206,6 +207,15 @@ impl Containerd {
             }
         }
         Err(start_failure("start the task", &status))
+    }
+
+    /// containerd has no such task. It may have taken an earlier call to start it, been killed before it could
+    /// answer, and have cleaned up after a task that ended meanwhile; only the keeper's record tells.
+    async fn see_whether_it_started(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        match self.told(id).await? {
+            Told::Nothing => Err(RuntimeError::NotFound(id)),
+            Told::Ended { .. } | Told::LeaseEnded | Told::KeeperLost => Ok(()),
+        }
     }
 
     pub(super) async fn signal_task(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError> {
