@@ -81,9 +81,9 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("inherited-files", "0 1 2", "a leaked descriptor of the host was the way out of CVE-2024-21626"),
     (
         "dev-has",
-        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero\
-         |core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero",
-        "nothing of the host's",
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout teamster tty urandom zero\
+         |core fd full mqueue null ptmx pts random shm stderr stdin stdout teamster tty urandom zero",
+        "nothing of the host's but init's program",
     ),
     ("open-/dev/console", "ENOENT", "there is no terminal"),
     ("open-/dev/fuse", "ENOENT", "no file systems of its own"),
@@ -163,7 +163,7 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("neighbour-port", "ECONNREFUSED", "loopback is one's own"),
     ("neighbour-shared-memory", "ENOENT", "each task has its own"),
     ("neighbour-queue", "ENOENT", "each task has its own"),
-    ("unix-sockets-in-sight", "0", "nobody else's"),
+    ("unix-sockets-in-sight", "keeper", "the other end of init's own, and nobody else's"),
     ("host-abstract", "ECONNREFUSED", "shims once listened there: CVE-2020-15257"),
     ("host-loopback", "ECONNREFUSED", "loopback is one's own"),
     ("coordinator-http", "ECONNREFUSED", "loopback is one's own"),

@@ -79,8 +79,8 @@ fn connect_abstract(name: &str) -> String {
 /// Names of Unix sockets that the kernel lists.
 fn sockets_in_sight() -> String {
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let named = text.lines().skip(1).filter(|line| line.split_whitespace().count() > 7);
-    named.count().to_string()
+    let names: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(" ") }
 }
 
 fn name_server() -> String {
