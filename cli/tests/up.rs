@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -99,8 +99,11 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn command(data_dir: &Path) -> Command {
-    // All are held until all are known, so that they differ.
-    let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    // All are held until all are known, so that they differ. Each process has an address on loopback to itself,
+    // so that nobody else is given their ports before they are used.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high | 0x80, middle, low);
+    let free = [(); 3].map(|()| TcpListener::bind((own, 0)).unwrap());
     let [http, grpc, agents] = free.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_teamster"));
     command.arg("up").arg("--data-dir").arg(data_dir).args(["--http", &http]);

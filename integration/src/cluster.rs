@@ -2,7 +2,7 @@
 //! and a client that speaks to the REST API as users do.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::link::Link;
+use crate::loopback::free_address;
 use crate::stand::IMAGE;
 
 /// How long anything may take before a test gives up. Generous: the machine may be busy.
@@ -224,11 +225,6 @@ fn kill(mut child: Child) {
 
 fn signal(child: &Child, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
-}
-
-/// An address on loopback that nobody listens on now.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The program under test: `teamster`, built beside the tests.

@@ -17,6 +17,7 @@ pub mod figures;
 pub mod http;
 pub mod image;
 pub mod link;
+pub mod loopback;
 pub mod pypi;
 pub mod releases;
 pub mod remains;

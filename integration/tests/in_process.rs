@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use teamster_agent::stage::Stager;
 use teamster_agent::storage::fake::FakeMounter;
 use teamster_integration::client::Client;
 use teamster_integration::cluster::eventually;
+use teamster_integration::loopback::free_address;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -37,10 +38,6 @@ impl Service {
         self.stop.cancel();
         self.running.join_next().await.expect("it ran").expect("it does not panic");
     }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn coordinator(dir: &Path, http: SocketAddr, agents: SocketAddr) -> Service {

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use teamster_integration::cluster::{eventually, teamster};
+use teamster_integration::loopback::free_address;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -75,10 +76,6 @@ impl Drop for Coordinator {
             child.wait().unwrap();
         }
     }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Seen {

@@ -8,7 +8,7 @@
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +25,7 @@ use teamster_coordinator::store::{self, Asks, Change, FinalState};
 use teamster_integration::cluster::eventually;
 use teamster_integration::figures::Spread;
 use teamster_integration::http::{Connection, get};
+use teamster_integration::loopback::free_address;
 use teamster_values::TaskId;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -67,7 +68,7 @@ fn main() -> Result<()> {
         let started = Instant::now();
         fill(&data_dir, tasks)?;
         println!("{tasks} ended tasks written in {:.0} s", started.elapsed().as_secs_f64());
-        let (http, grpc, agents) = (free_address()?, free_address()?, free_address()?);
+        let (http, grpc, agents) = (free_address(), free_address(), free_address());
         let config = Config { data_dir, http, grpc, agents, ..Config::default() };
         let server = runtime(name)?;
         let running = server.spawn(teamster_coordinator::run(config, stop.clone()));
@@ -117,10 +118,6 @@ struct Side {
     tasks: u64,
     newest: u64,
     asked: u64,
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Ids like the real ones: their first bytes grow with time, the rest is spread.

@@ -6,7 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use serde_json::json;
 use teamster_integration::cluster::{eventually, teamster};
 use teamster_integration::figures::Spread;
 use teamster_integration::http::{self, Connection};
+use teamster_integration::loopback::free_address;
 use teamster_integration::stub_agent;
 use tokio::task::JoinSet;
 
@@ -47,7 +48,7 @@ async fn main() -> Result<()> {
     let mut next = |default: usize| arguments.next().map_or(Ok(default), |text| text.parse());
     let (blocks, tasks, connections) = (next(8)?, next(20_000)?, next(64)?);
     let dir = tempfile::tempdir()?;
-    let (http, grpc, agents) = (free_address()?, free_address()?, free_address()?);
+    let (http, grpc, agents) = (free_address(), free_address(), free_address());
     let config = format!(
         "data_dir = '{}'\nhttp = '{http}'\ngrpc = '{grpc}'\nagents = '{agents}'\ndisk_floor = '0B'\n",
         dir.path().join("data").display()
@@ -90,10 +91,6 @@ fn start(command: &mut Command) -> Result<Child> {
     // Its log is what operators have; where it goes costs nothing here.
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context("start the coordinator")
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Submits `tasks` and waits for the last end. Seconds, and the coordinator's seconds of CPU.

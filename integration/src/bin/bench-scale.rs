@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use teamster_coordinator::store::{self, Asks, Change};
 use teamster_integration::cluster::{eventually, teamster};
 use teamster_integration::figures::Spread;
 use teamster_integration::http::{self, Connection};
+use teamster_integration::loopback::free_address;
 use teamster_proto::tes::v1 as wire;
 use teamster_values::TaskId;
 use tokio::task::JoinSet;
@@ -117,7 +118,7 @@ impl Drop for Coordinator {
 impl Coordinator {
     /// Returns when it answers.
     async fn start(dir: &Path) -> Result<Self> {
-        let (http, grpc, agents) = (free_address()?, free_address()?, free_address()?);
+        let (http, grpc, agents) = (free_address(), free_address(), free_address());
         let config = format!(
             "data_dir = '{}'\nhttp = '{http}'\ngrpc = '{grpc}'\nagents = '{agents}'\ndisk_floor = '0B'\n",
             dir.join("data").display()
@@ -148,10 +149,6 @@ impl Coordinator {
         ensure!(self.child.wait()?.success(), "the coordinator did not end well");
         Ok(())
     }
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// From nothing to the first answer, against reading every live row from the same file.
