@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::task::TaskTracker;
 
 use crate::assignment::AttemptId;
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 
 /// Between two looks for what is too old: a small part of the time, within these bounds.
 const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));

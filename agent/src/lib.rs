@@ -4,6 +4,7 @@
 
 pub mod assignment;
 pub mod attempt;
+pub mod attempt_dir;
 pub mod boot;
 pub mod capacity;
 pub mod child;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::assignment::{AttemptId, Stage};
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::kept_logs;
 
 /// The most bytes of one part, and the longest wait for one.

@@ -19,7 +19,8 @@ use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::{Assignment, AttemptId, AttemptResult, Command, Held, Outcome, Report, Stage};
-use crate::attempt::{Attempt, AttemptDir, StopReason};
+use crate::attempt::{Attempt, StopReason};
+use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
 use crate::lease::{self, Lease};
 use crate::task::{Node, Orders, Run, Until};

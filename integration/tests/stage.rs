@@ -18,7 +18,7 @@ mod kills;
 use std::os::unix::fs::MetadataExt;
 
 use bench::{Bench, UID, content, input, matching, output};
-use teamster_agent::attempt::AttemptDir;
+use teamster_agent::attempt_dir::AttemptDir;
 use teamster_agent::stage::StageError;
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Attempt, AttemptDir, RECORD_VERSION};
+use super::{Attempt, RECORD_VERSION};
 use crate::assignment::AttemptId;
+use crate::attempt_dir::AttemptDir;
 
 const TEMPORARY: &str = "attempt.json.new";
 

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use self::gauge::Gauge;
 use self::measure::{DEPTH_MAX, Place, Used, measure};
 use crate::assignment::AttemptId;
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
 use crate::runtime::Runtime;
 

@@ -19,7 +19,7 @@ mod work;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::child::{self, ChildError};
 
 pub use entry::main;

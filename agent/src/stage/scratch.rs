@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Uid};
 
 use super::work::{Pin, ScratchDir, StageError};
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::runtime::Identity;
 use crate::storage::mount;
 use crate::storage::mountinfo::mounted_below;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, PathPattern};
 
 use crate::assignment::{Assignment, OutputFile};
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::config::Sandbox;
 use crate::runtime::Identity;
 

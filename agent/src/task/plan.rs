@@ -14,7 +14,7 @@ use teamster_values::{AbsolutePath, parse_storage_url};
 use self::check::{Item, parent};
 use self::layout::{Layout, Place, Wanted};
 use crate::assignment::{Assignment, Executor, FileKind, InputSource};
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::config::{Sandbox, StorageConfig};
 use crate::runtime::{Bind, ContainerId, ContainerSpec, Image, Keeping};
 use crate::stage::{Directory, InputFrom, InputWork, Mount, OutputWork, Pin, ScratchDir};

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 
 use super::plan::Plan;
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::stage::{StageError, StagedOut, Stager};
 
 /// Moves the files of a task. Everything here may be asked again after a kill in the middle, and a future

@@ -20,7 +20,8 @@ use super::{Node, Orders, Run, Staging, Until};
 use crate::assignment::{
     Assignment, AttemptId, AttemptResult, Executor, Outcome, OutputFile, Report, Resources,
 };
-use crate::attempt::{Attempt, AttemptDir, StopReason};
+use crate::attempt::{Attempt, StopReason};
+use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
 use crate::config::Config;
 use crate::runtime::fake::FakeRuntime;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use teamster_agent::assignment::{AttemptId, Network, Resources};
-use teamster_agent::attempt::AttemptDir;
+use teamster_agent::attempt_dir::AttemptDir;
 use teamster_agent::boot::BootInstant;
 use teamster_agent::lease;
 use teamster_agent::runtime::{

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags};
 use teamster_agent::assignment::{
     Assignment, AttemptId, Executor, FileKind, Input, InputSource, Output, Resources, Wildcards,
 };
-use teamster_agent::attempt::AttemptDir;
+use teamster_agent::attempt_dir::AttemptDir;
 use teamster_agent::config::{Sandbox, StorageConfig, StorageKind};
 use teamster_agent::runtime::Image;
 use teamster_agent::stage::{StageError, Stager};

@@ -14,7 +14,7 @@ use teamster_init::record::{Record, Status};
 use tokio::time::Instant;
 
 use super::{Containerd, blocking};
-use crate::attempt::AttemptDir;
+use crate::attempt_dir::AttemptDir;
 use crate::runtime::{ContainerId, ContainerSpec, Exit, RuntimeError};
 
 /// How long a keeper may take to end after its container: it puts the end of a long log in its place.
