@@ -16,6 +16,7 @@ pub const NAMES: &[&str] = &[
     "created.before",
     "created.after",
     "task-made",
+    "link-made",
     "container-created",
     "started.before",
     "started.after",

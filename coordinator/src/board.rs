@@ -60,6 +60,8 @@ pub struct NodeView {
     pub tasks: usize,
     /// The storage it offers.
     pub storage: Vec<StorageView>,
+    /// What tasks may ask for there beside having no network.
+    pub networks: Vec<String>,
     /// Versions of what runs there.
     pub versions: BTreeMap<String, String>,
 }
@@ -97,9 +99,9 @@ pub struct StorageView {
 }
 
 impl View {
-    /// Why a queued task with this need, and these storage paths, waits for a node that is not there:
+    /// Why a queued task with this need, these storage paths and this network waits for a node that is not there:
     /// none when some known node could hold it, if not now then later.
-    pub fn why_unplaceable(&self, need: Amount, storages: &[&str]) -> Option<String> {
+    pub fn why_unplaceable(&self, need: Amount, storages: &[&str], network: Option<&str>) -> Option<String> {
         if self.nodes.is_empty() {
             return Some("waiting for a node: none has ever connected".to_owned());
         }
@@ -110,13 +112,21 @@ impl View {
             ));
         }
         let offers = |node: &NodeView, path: &str| node.storage.iter().any(|offer| offer.path == path);
-        if large_enough.iter().any(|node| storages.iter().all(|path| offers(node, path))) {
-            return None;
+        let with_storage: Vec<_> =
+            large_enough.iter().filter(|node| storages.iter().all(|path| offers(node, path))).collect();
+        if with_storage.is_empty() {
+            return Some(format!(
+                "waiting for a node with the storage {}: no known node that is large enough offers it",
+                storages.join(", ")
+            ));
         }
-        Some(format!(
-            "waiting for a node with the storage {}: no known node that is large enough offers it",
-            storages.join(", ")
-        ))
+        let network = network?;
+        let has_it = |node: &NodeView| node.networks.iter().any(|offered| offered == network);
+        (!with_storage.iter().any(|node| has_it(node))).then(|| {
+            format!(
+                "waiting for a node with network '{network}': no known node that the task fits on offers it"
+            )
+        })
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Config {
     pub disk_floor: ByteCount,
 }
 
+/// The scheduler can tell some more apart, and has other uses for the rest.
+const STORAGES_MAX: usize = 60;
+
 /// What happens to an attempt that is lost after its first executor had started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -150,6 +153,9 @@ impl Config {
         let refuse = |field, reason: &str| Err(ConfigError::Invalid { field, reason: reason.to_owned() });
         if !self.data_dir.is_absolute() {
             return refuse("data_dir", "must be an absolute path");
+        }
+        if self.storage.len() > STORAGES_MAX {
+            return refuse("storage", "must not name more than 60 paths");
         }
         for (field, address) in [("http", self.http), ("grpc", self.grpc), ("agents", self.agents)] {
             if !address.ip().is_loopback() && !self.insecure_open {

@@ -13,6 +13,9 @@ pub(crate) const TIMEOUT: &str = "timeout";
 /// Whether the images' entry points are run: `image` or `none`.
 pub(crate) const ENTRYPOINT: &str = "entrypoint";
 
+/// What the task may reach: `none` or `egress`.
+pub(crate) const NETWORK: &str = "network";
+
 /// The longest time that is taken: a hundred years, so that no sum of times overflows.
 const TIMEOUT_SECONDS_MAX: u64 = 100 * 365 * 24 * 60 * 60;
 
@@ -72,7 +75,21 @@ pub(crate) fn wrong(
     if let Some(Err(reason)) = parameters.get(ENTRYPOINT).map(|text| entrypoint(text)) {
         wrong.push((ENTRYPOINT, reason));
     }
+    if let Some(reason) = parameters.get(NETWORK).and_then(|text| wrong_network(text)) {
+        wrong.push((NETWORK, reason.to_owned()));
+    }
     wrong
+}
+
+fn wrong_network(text: &str) -> Option<&'static str> {
+    match text {
+        "none" | "egress" => None,
+        "host" => Some(
+            "\"host\" is refused: this service does not know who asks, and whoever reaches it could act as the \
+             node; use \"egress\" to reach what the operator allows",
+        ),
+        _ => Some("must be \"none\" or \"egress\""),
+    }
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -135,6 +152,15 @@ mod tests {
         );
         assert!(wrong(&sent(TIMEOUT, "24h"), &policy).is_empty());
         assert_eq!(TaskPolicy { max_timeout: Some(day), ..OPEN }.time_limit(&none), Some(day));
+    }
+
+    #[test]
+    fn a_network_is_one_that_can_be_had() {
+        for value in ["none", "egress"] {
+            assert!(wrong(&sent(NETWORK, value), &OPEN).is_empty());
+        }
+        assert!(wrong(&sent(NETWORK, "host"), &OPEN)[0].1.contains("does not know who asks"));
+        assert!(wrong(&sent(NETWORK, "Egress"), &OPEN)[0].1.starts_with("must be"));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::parameters::NETWORK;
+
 /// A task that can be run. Only `api::request` makes one from user input.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TaskSpec {
@@ -159,6 +161,12 @@ impl TaskSpec {
     /// Whether it may be run again after it was lost in the middle.
     pub fn preemptible(&self) -> bool {
         self.resources.as_ref().and_then(|r| r.preemptible).unwrap_or(false)
+    }
+
+    /// What it may reach, where it says so: a value of `backend_parameters.network`.
+    pub fn network(&self) -> Option<&str> {
+        let parameters = &self.resources.as_ref()?.backend_parameters;
+        parameters.get(NETWORK).map(String::as_str)
     }
 
     /// What is set aside for it, in thousandths of a CPU, bytes of memory and bytes of disk; 1 CPU, 2 GiB

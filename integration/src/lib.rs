@@ -24,3 +24,4 @@ pub mod remains;
 pub mod skip;
 pub mod stand;
 pub mod stub_agent;
+pub mod world;

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::parameters::{ENTRYPOINT, TIMEOUT};
+use crate::parameters::{ENTRYPOINT, NETWORK, TIMEOUT};
 
 /// The keys that this service supports, in lower case.
-pub(super) const BACKEND_PARAMETERS: [&str; 2] = [ENTRYPOINT, TIMEOUT];
+pub(super) const BACKEND_PARAMETERS: [&str; 3] = [ENTRYPOINT, NETWORK, TIMEOUT];
 
 /// What engines send with every task for the sake of another service. It means nothing here, and a warning in
 /// every log would only hide others.

@@ -171,7 +171,7 @@ async fn unsupported_backend_parameters_are_told_and_stay_told() {
     let id = stand.create(&quiet).await;
     assert!(!logs(id).await["logs"].to_string().contains("backend_parameters"));
     let supported = stand.get("/v1/service-info").await.json();
-    assert_eq!(supported["tesResources_backend_parameters"], json!(["entrypoint", "timeout"]));
+    assert_eq!(supported["tesResources_backend_parameters"], json!(["entrypoint", "network", "timeout"]));
 }
 
 #[tokio::test]

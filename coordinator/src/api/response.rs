@@ -202,7 +202,7 @@ fn why_waiting(row: &LiveRow, board: &board::View) -> Option<String> {
         disk_bytes: row.asks.disk_bytes,
     };
     let storages: Vec<_> = row.asks.storages.iter().map(String::as_str).collect();
-    board.why_unplaceable(need, &storages)
+    board.why_unplaceable(need, &storages, row.asks.network.as_deref())
 }
 
 fn metadata(mut entries: BTreeMap<String, String>, node: Option<String>) -> BTreeMap<String, String> {

@@ -57,17 +57,21 @@ impl SubAssign for Resources {
     }
 }
 
-/// Storages, as a set of at most 64 known ones.
+/// What a node must offer beside amounts: storages, as a set of at most [`Self::MAX`] known ones, and a way out
+/// to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StorageSet(u64);
 
 impl StorageSet {
     /// How many storages can be told apart.
-    pub const MAX: usize = 64;
+    pub const MAX: usize = 63;
+
+    /// Stands for a way out to the network, which is there or not like a storage.
+    pub const EGRESS: usize = Self::MAX;
 
     /// Adds the storage with this index; indices from [`Self::MAX`] on are refused by configuration.
     pub fn insert(&mut self, index: usize) {
-        debug_assert!(index < Self::MAX);
+        debug_assert!(index <= Self::EGRESS);
         self.0 |= 1 << index;
     }
 

@@ -160,6 +160,7 @@ impl Controller {
             free: amount(&node.free()),
             tasks: node.tasks.len(),
             storage: hello.agent.storages.clone(),
+            networks: hello.agent.networks.clone(),
             versions: hello.agent.versions.clone(),
         };
         Some((hello.place, view))

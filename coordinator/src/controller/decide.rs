@@ -19,6 +19,9 @@ use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Res
 use crate::spec::TaskSpec;
 use crate::store::{Asks, Ended, ForgottenRequest, StoreError};
 
+/// What nodes that can let tasks out call it.
+const EGRESS: &str = "egress";
+
 /// Ended tasks that one tick removes at most: a commit of some milliseconds, and more than a thousand a
 /// second at two ticks.
 const SWEPT_AT_ONCE_MAX: usize = 512;
@@ -291,6 +294,9 @@ impl Controller {
                 storages.insert(index);
             }
         }
+        if agent.networks.iter().any(|network| network == EGRESS) {
+            storages.insert(StorageSet::EGRESS);
+        }
         let capacity = Resources {
             cpu_milli: agent.capacity.cpu_milli,
             memory_bytes: agent.capacity.memory_bytes,
@@ -316,5 +322,7 @@ fn asks_of(spec: &TaskSpec, storages: &[String]) -> Asks {
         .collect();
     used.sort();
     used.dedup();
-    Asks { cpu_milli, memory_bytes, disk_bytes, storages: used, preemptible: spec.preemptible() }
+    // Every node can do without a network; any other is something that a node has to offer.
+    let network = spec.network().filter(|network| *network != "none").map(str::to_owned);
+    Asks { cpu_milli, memory_bytes, disk_bytes, storages: used, network, preemptible: spec.preemptible() }
 }

@@ -107,6 +107,8 @@ pub struct AgentHello {
     pub storages: Vec<StorageView>,
     /// Why it takes no new tasks; none when it does.
     pub closed: Option<String>,
+    /// What tasks may ask for there beside having no network.
+    pub networks: Vec<String>,
     /// Versions of what runs there, for people.
     pub versions: BTreeMap<String, String>,
 }

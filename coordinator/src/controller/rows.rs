@@ -157,6 +157,9 @@ pub(super) fn request_of(asks: &Asks, storages: &[String]) -> Request {
         let index = storages.iter().position(|known| known == path).unwrap_or(StorageSet::MAX - 1);
         needed.insert(index);
     }
+    if asks.network.is_some() {
+        needed.insert(StorageSet::EGRESS);
+    }
     let need =
         Resources { cpu_milli: asks.cpu_milli, memory_bytes: asks.memory_bytes, disk_bytes: asks.disk_bytes };
     Request { class: Class { need, storages: needed }, preemptible: asks.preemptible }

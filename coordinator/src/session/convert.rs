@@ -40,6 +40,7 @@ pub(super) fn hello(hello: wire::Hello) -> Result<AgentHello, Status> {
         capacity,
         storages: storages(hello.storages),
         closed: closed(hello.closed),
+        networks: hello.networks,
         versions: hello.versions.into_iter().collect(),
     })
 }
@@ -186,6 +187,7 @@ fn assignment(spec: &TaskSpec, policy: &TaskPolicy) -> wire::Assignment {
         inputs: spec.inputs.iter().map(input).collect(),
         outputs: spec.outputs.iter().map(output).collect(),
         volumes: spec.volumes.clone(),
+        network: spec.network().unwrap_or_default().to_owned(),
         limits: Some(wire::Capacity { cpu_milli, memory_bytes, disk_bytes }),
         time_limit_millis: policy.time_limit(&parameters).map_or(0, |time| time.as_millis() as u64),
         image_entrypoint: policy.image_entrypoint(&parameters),

@@ -63,6 +63,9 @@ pub struct Asks {
     /// Paths of the storages that its node must offer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storages: Vec<String>,
+    /// The network that its node must offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// Whether it may be run again after it had started.
     #[serde(default, skip_serializing_if = "is_false")]
     pub preemptible: bool,

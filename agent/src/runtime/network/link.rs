@@ -11,6 +11,7 @@ use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
 use super::pool::{LINK_PREFIX, Pair, pair, pair_count};
+use crate::failpoint;
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -76,6 +77,7 @@ pub(super) async fn connect(wanted: Wanted) -> Result<String, LinkError> {
     on_a_thread(move || {
         let namespace = open_namespace(wanted.pid)?;
         let pair = talk(async |kernel| node_end(&kernel, &wanted, &namespace).await)?;
+        failpoint::pass("link-made");
         enter(&namespace)?;
         // Before the link is up, so that it never gets an address of IPv6: the rules know IPv4 alone.
         without_ipv6("all")?;

@@ -110,6 +110,7 @@ impl Stand {
             capacity,
             storages: Vec::new(),
             closed: None,
+            networks: Vec::new(),
             versions: Default::default(),
         });
         let connected = |reply| Event::AgentConnected { agent, held: Vec::new(), outbox, reply };
