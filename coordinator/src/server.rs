@@ -64,9 +64,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     if config.insecure_open {
         tracing::warn!("insecure_open: whoever reaches the listeners may run tasks and read their results");
     }
-    let http = listen("http", config.http).await?;
-    let grpc = listen("grpc", config.grpc).await?;
-    let agents = listen("agents", config.agents).await?;
+    let (http, http_address) = listen("http", config.http).await?;
+    let (grpc, grpc_address) = listen("grpc", config.grpc).await?;
+    let (agents, agents_address) = listen("agents", config.agents).await?;
     let board = Arc::new(Board::default());
     let metrics = Metrics::new(board.clone());
     let data_dir = config.data_dir.clone();
@@ -88,14 +88,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         metrics: metrics.clone(),
     };
     let (controller, thread) = controller::start(parts)?;
-    tracing::info!(
-        cluster = opened.cluster_id,
-        term = opened.term,
-        http = %config.http,
-        grpc = %config.grpc,
-        agents = %config.agents,
-        "coordinator is up"
-    );
+    // Where they really are: port 0 in the configuration is any that was free.
+    for (listener, address) in [("http", http_address), ("grpc", grpc_address), ("agents", agents_address)] {
+        tracing::info!(listener, %address, "listening");
+    }
+    tracing::info!(cluster = opened.cluster_id, term = opened.term, "coordinator is up");
     let stop = shutdown.child_token();
     let log_hub = Arc::new(LogHub::new(stop.clone()));
     let sessions = Sessions {
@@ -152,8 +149,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     outcome
 }
 
-async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { field, address, source })
+/// A listener, and the address that it got.
+async fn listen(field: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
+    let failed = |source| RunError::Listen { field, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 fn policy(config: &Config) -> Policy {

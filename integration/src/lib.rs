@@ -11,6 +11,7 @@ pub mod bare;
 pub mod client;
 pub mod cluster;
 pub mod containerd;
+pub mod coordinator;
 pub mod cpu;
 pub mod cromwell;
 pub mod figures;
