@@ -20,6 +20,7 @@ mod origin;
 mod page_token;
 mod request;
 mod response;
+mod routes;
 mod serve;
 mod service_info;
 mod strict_heads;
@@ -31,8 +32,6 @@ mod client_tests;
 mod hostile_tests;
 #[cfg(test)]
 mod once_tests;
-#[cfg(test)]
-mod openapi_tests;
 #[cfg(test)]
 mod operate_tests;
 #[cfg(test)]
@@ -46,10 +45,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
 use tokio::sync::Semaphore;
 
 pub use grpc::serve as serve_grpc;
+pub use routes::{Route, served};
 pub use serve::serve;
 
 use crate::board::Board;
@@ -59,9 +58,7 @@ use crate::log_hub::LogHub;
 use crate::metrics::Metrics;
 use crate::store::{Reader, Secret};
 use error::ApiError;
-
-/// The two prefixes under which engines look for the API.
-const PREFIXES: [&str; 2] = ["/v1", "/ga4gh/tes/v1"];
+use routes::Routes;
 
 /// How many lists are read at the same time: each may hold some ten megabytes, others wait.
 const LISTS_AT_ONCE: usize = 8;
@@ -108,24 +105,8 @@ impl Api {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let api = Api::new(state);
-    let mut router = Router::new()
-        .route("/healthz", get(operate::health))
-        .route("/readyz", get(operate::ready))
-        .route("/metrics", get(operate::metrics))
-        .route("/openapi.json", get(operate::openapi))
-        .route("/v1/nodes", get(nodes::list));
-    // Not nested: that would rewrite the path of every request.
-    for prefix in PREFIXES {
-        let at = |path: &str| format!("{prefix}{path}");
-        router = router
-            .route(&at("/service-info"), get(service_info::current))
-            .route(&at("/tasks"), get(list::list).post(tasks::create))
-            // Clients of TES before 1.0 ask here; a fixed segment wins over `{id}`.
-            .route(&at("/tasks/service-info"), get(service_info::old))
-            .route(&at("/tasks/{id}"), get(tasks::get).post(tasks::act))
-            .route(&at("/tasks/{id}/logs"), get(logs::logs));
-    }
-    router
+    Routes::all()
+        .into_router()
         // Clients probe several prefixes and take nothing but 404 for "not here".
         .method_not_allowed_fallback(no_such_route)
         .fallback(no_such_route)
