@@ -71,42 +71,64 @@ impl Rootfs {
         Ok((content.len() as u64 <= bytes_max).then_some(content))
     }
 
+    /// Where `path` leads when all links are followed; what is not there is taken as it is written. `None` when
+    /// its links never end.
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        Ok(self.walk(path)?.map(|(place, _)| place))
+    }
+
     fn find(&self, path: &Path) -> io::Result<Found> {
+        Ok(self.walk(path)?.map_or(Found::Missing, |(_, found)| found))
+    }
+
+    /// Both at once.
+    fn walk(&self, path: &Path) -> io::Result<Option<(PathBuf, Found)>> {
         let mut todo: VecDeque<OsString> = components(path.as_os_str());
         let mut stack = vec![Rc::clone(&self.root)];
+        let mut place = PathBuf::from("/");
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
             if name == ".." {
                 // The root's parent is the root.
                 if stack.len() > 1 {
                     stack.pop();
+                    place.pop();
                 }
                 continue;
             }
             let here = Rc::clone(stack.last().expect("the root is never popped"));
             match entry(&here, &name)? {
-                Entry::Missing => return Ok(Found::Missing),
-                Entry::Directory(directory) => stack.push(directory),
+                Entry::Directory(directory) => {
+                    stack.push(directory);
+                    place.push(name);
+                }
                 Entry::Other(layer, FileType::Symlink) => {
                     links += 1;
                     if links > LINKS_MAX {
-                        return Ok(Found::Missing);
+                        return Ok(None);
                     }
                     let target = fs::readlinkat(&here[layer], &name, Vec::new())?;
                     let target = OsStr::from_bytes(target.as_bytes());
                     if target.as_bytes().first() == Some(&b'/') {
                         stack.truncate(1);
+                        place = PathBuf::from("/");
                     }
                     for component in components(target).into_iter().rev() {
                         todo.push_front(component);
                     }
                 }
-                // A file in the middle of a path leads nowhere.
-                Entry::Other(..) if !todo.is_empty() => return Ok(Found::Missing),
-                Entry::Other(layer, kind) => return Ok(Found::Other(here, layer, name, kind)),
+                Entry::Other(layer, kind) if todo.is_empty() => {
+                    return Ok(Some((place.join(&name), Found::Other(here, layer, name, kind))));
+                }
+                // Nothing is there, or a file in the middle of a path, which leads nowhere.
+                Entry::Missing | Entry::Other(..) => {
+                    place.push(name);
+                    place.extend(todo);
+                    return Ok(Some((place, Found::Missing)));
+                }
             }
         }
-        Ok(Found::Directory)
+        Ok(Some((place, Found::Directory)))
     }
 }
 
@@ -187,6 +209,12 @@ mod tests {
         assert_eq!(is_directory("/etc/passwd"), Some(false));
         assert_eq!(is_directory("/etc/passwd/x"), None);
         assert_eq!(is_directory("/nowhere"), None);
+        let resolve = |path: &str| rootfs.resolve(Path::new(path)).unwrap();
+        assert_eq!(resolve("/bin/link").unwrap(), Path::new("/etc/group"));
+        assert_eq!(resolve("/usr/escape").unwrap(), Path::new("/etc/passwd"));
+        assert_eq!(resolve("/bin/new/one").unwrap(), Path::new("/usr/bin/new/one"));
+        assert_eq!(resolve("/etc/deep/../..").unwrap(), Path::new("/"));
+        assert_eq!(resolve("/loop"), None);
     }
 
     #[test]

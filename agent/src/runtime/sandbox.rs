@@ -48,6 +48,9 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 
+/// Where the kernel's own file systems are mounted.
+const KERNEL_TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
+
 /// Files of the kernel that change the host.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -70,6 +73,9 @@ pub(super) enum SandboxError {
     /// The user's mistake.
     #[error("{0}")]
     Workdir(String),
+    /// The image's fault: no container can be made of it.
+    #[error("{0}")]
+    Image(String),
     /// A generated file, or a look into the image.
     #[error("prepare files of the container: {0}")]
     Io(#[from] io::Error),
@@ -97,6 +103,7 @@ pub(super) fn build(
     for bind in scratch.iter().chain(&container.binds) {
         mounts.push(bind_mount(bind)?);
     }
+    check_places(&mounts, rootfs)?;
     let spec = SpecBuilder::default()
         .version("1.0.2")
         .hostname(hostname)
@@ -106,6 +113,33 @@ pub(super) fn build(
         .linux(linux(container)?)
         .build()?;
     Ok(spec)
+}
+
+/// Refuses an image with links in it by which a mount would come to lie somewhere else than it says: over all
+/// of the root, or over a part of the kernel's trees, which are mounted before. The runtime refuses most of
+/// these as well, later, in words from which nobody can tell a bad image from a bad node; and some of them have
+/// been the way to the host.
+fn check_places(mounts: &[Mount], rootfs: &Rootfs) -> Result<(), SandboxError> {
+    for mount in mounts {
+        let place = mount.destination();
+        let tree = KERNEL_TREES.iter().map(Path::new).find(|tree| place.starts_with(tree));
+        if tree.is_some_and(|tree| place != tree) {
+            // What the image has there is covered by then.
+            continue;
+        }
+        let refuse = |why: String| Err(SandboxError::Image(format!("'{}' in it {why}", place.display())));
+        let Some(led) = rootfs.resolve(place)? else {
+            return refuse("is a link that leads back to itself".to_owned());
+        };
+        let leads_astray = match tree {
+            Some(tree) => led != tree,
+            None => led == Path::new("/") || KERNEL_TREES.iter().any(|tree| led.starts_with(tree)),
+        };
+        if leads_astray {
+            return refuse(format!("is a link to '{}', where nothing can be mounted", led.display()));
+        }
+    }
+    Ok(())
 }
 
 /// The end of the task's id, which is its random part: ids of one second all begin alike.
@@ -118,7 +152,7 @@ fn hostname(container: &ContainerSpec) -> String {
 fn workdir_bind(container: &ContainerSpec, rootfs: &Rootfs) -> Result<Option<Bind>, SandboxError> {
     let workdir = &container.workdir;
     let refuse = |why: &str| Err(SandboxError::Workdir(format!("working directory '{workdir}' {why}")));
-    for kernel in ["/proc", "/sys", "/dev"] {
+    for kernel in KERNEL_TREES {
         // Through /proc/self/fd a working directory could be one of the host's.
         if workdir.as_path().starts_with(kernel) {
             return refuse("belongs to the kernel");

@@ -134,6 +134,9 @@ impl Containerd {
             match sandbox::build(&owned, &rootfs, &names, &inside) {
                 Ok(document) => Ok(Ok(document)),
                 Err(SandboxError::Workdir(reason)) => Ok(Err(RuntimeError::CommandUnusable(reason))),
+                Err(SandboxError::Image(reason)) => {
+                    Ok(Err(RuntimeError::ImageUnusable { reference: owned.image.name, reason }))
+                }
                 Err(error) => Err(error.to_string()),
             }
         })
