@@ -174,7 +174,10 @@ fn workdir_name(executor: usize) -> String {
 /// The image's variables, over them what a task needs here, over all what the task says.
 fn environment(image: &Image, executor: &Executor) -> Vec<String> {
     let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", PATH)]);
-    env.extend(image.env.iter().filter_map(|entry| entry.split_once('=')));
+    // The runtime starts nothing with a variable that has no name, or with a NUL in it.
+    let is_sane =
+        |(name, value): &(&str, &str)| !name.is_empty() && !name.contains('\0') && !value.contains('\0');
+    env.extend(image.env.iter().filter_map(|entry| entry.split_once('=')).filter(is_sane));
     env.extend([("HOME", HOME), ("TMPDIR", TEMPORARY[0])]);
     env.extend(executor.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
