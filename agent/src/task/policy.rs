@@ -47,9 +47,6 @@ pub(super) fn check(
             }
         }
     }
-    if assignment.image_entrypoint && !sandbox.image_entrypoint {
-        wrong.push("backend_parameters[\"entrypoint\"]: this node runs no entry points of images".to_owned());
-    }
     if sandbox.uid == 0 || sandbox.gid == 0 {
         wrong.push("sandbox.uid, sandbox.gid of this node: must not be 0".to_owned());
     }
@@ -58,6 +55,11 @@ pub(super) fn check(
     }
     if assignment.network == Some(Network::Egress) && !network.egress {
         let reason = "network: 'egress' is not allowed here (network.egress in the agent's configuration)";
+        return Err(Refusal::NotAllowed(reason.to_owned()));
+    }
+    if assignment.image_entrypoint && !sandbox.image_entrypoint {
+        let reason =
+            "entrypoint: 'image' is not allowed here (sandbox.image_entrypoint in the agent's configuration)";
         return Err(Refusal::NotAllowed(reason.to_owned()));
     }
     let large = too_large(&assignment.limits, capacity);
@@ -120,7 +122,7 @@ mod tests {
         let strict = Sandbox { image_entrypoint: false, ..Sandbox::default() };
         assert!(matches!(
             check(&obeying, &strict, &NetworkPolicy::default(), &CAPACITY),
-            Err(Refusal::Wrong(_))
+            Err(Refusal::NotAllowed(_))
         ));
         let root = Sandbox { uid: 0, ..Sandbox::default() };
         assert!(check(&assignment(1, &["true"]), &root, &NetworkPolicy::default(), &CAPACITY).is_err());
