@@ -158,7 +158,6 @@ fn limit_memory(place: &Hierarchy, directory: &Path, bytes: u64) -> Result<(), C
         }
         Version::Two => {
             write(&directory.join("memory.max"), &bytes)?;
-            write(&directory.join("memory.oom.group"), "1")?;
             let swap = directory.join("memory.swap.max");
             // Absent where the kernel has no swap at all.
             if swap.exists() { write(&swap, "0") } else { Ok(()) }
