@@ -158,6 +158,10 @@ async fn run_in(
         node = node_id, data_dir = %data_dir.path().display(), attempts = attempts.len(),
         capacity = ?node.capacity, "agent starts"
     );
+    let lacks = tools.runtime.lacks().await;
+    for lack in &lacks {
+        tracing::warn!(node = node_id, lack, "this node does not have all that tasks could need");
+    }
     let (supervisor, events) = Supervisor::new(node.clone());
     // Before anybody asks: an attempt that is not among the stages is taken for one that is over.
     for attempt in attempts.iter().filter(|attempt| attempt.result.is_none()) {
@@ -186,6 +190,7 @@ async fn run_in(
             node_id,
             boot_id: node.boot_id.clone(),
             capacity: node.capacity,
+            lacks,
             runtime: tools.runtime,
         },
         offers: offered,

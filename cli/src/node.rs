@@ -37,6 +37,8 @@ struct Node {
     tasks: usize,
     #[serde(default)]
     storage: Vec<Storage>,
+    #[serde(default)]
+    lacks: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,12 +65,12 @@ pub(crate) async fn run(command: NodeCommand) -> anyhow::Result<u8> {
     let now = Timestamp::now();
     let nodes: Vec<Node> =
         nodes.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().context("read the nodes")?;
-    let rows: Vec<[String; 8]> = nodes.iter().map(|node| row(node, now)).collect();
-    table::print(["NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE"], &rows);
+    let rows: Vec<[String; 9]> = nodes.iter().map(|node| row(node, now)).collect();
+    table::print(["NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE", "LACKS"], &rows);
     Ok(FINE)
 }
 
-fn row(node: &Node, now: Timestamp) -> [String; 8] {
+fn row(node: &Node, now: Timestamp) -> [String; 9] {
     let of = |free: String, capacity: String| format!("{free} of {capacity}");
     let storage: Vec<String> = node
         .storage
@@ -91,6 +93,7 @@ fn row(node: &Node, now: Timestamp) -> [String; 8] {
         of(size(node.free.memory_bytes), size(node.capacity.memory_bytes)),
         of(size(node.free.disk_bytes), size(node.capacity.disk_bytes)),
         storage.join(" "),
+        if node.lacks.is_empty() { "nothing".to_owned() } else { node.lacks.join("; ") },
     ]
 }
 
@@ -112,13 +115,23 @@ mod tests {
             r#"{"id":"n1","state":"READY","since":"2025-01-01T00:00:00Z","tasks":1,
                 "capacity":{"cpu_milli":2000,"memory_bytes":4294967296,"disk_bytes":10737418240},
                 "free":{"cpu_milli":500,"memory_bytes":2147483648,"disk_bytes":0},
-                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"versions":{}}"#,
+                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"versions":{},"lacks":["a","b"]}"#,
         )
         .unwrap();
         let row = row(&node, node.since);
         assert_eq!(
             row,
-            ["n1", "READY", "0s", "1", "0.5 of 2", "2GiB of 4GiB", "0B of 10GiB", "/mnt/shared (not usable)"]
+            [
+                "n1",
+                "READY",
+                "0s",
+                "1",
+                "0.5 of 2",
+                "2GiB of 4GiB",
+                "0B of 10GiB",
+                "/mnt/shared (not usable)",
+                "a; b"
+            ]
         );
         let closed = Node { closed: Some("full".into()), ..node };
         assert_eq!(super::row(&closed, closed.since)[1], "READY (no new tasks: full)");

@@ -64,6 +64,8 @@ pub struct NodeView {
     pub networks: Vec<String>,
     /// Versions of what runs there.
     pub versions: BTreeMap<String, String>,
+    /// What tasks could need and it does not have, one short clause each.
+    pub lacks: Vec<String>,
 }
 
 /// Whether a node takes work.

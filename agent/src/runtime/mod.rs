@@ -74,6 +74,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Names and versions of what runs containers here, for people.
     async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError>;
+
+    /// What tasks could need and this node's kernel or programs lack, one short clause each, for people.
+    async fn lacks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// One executor's container: `<task>-<attempt>-<executor>`.

@@ -44,6 +44,8 @@ pub struct Identity {
     pub boot_id: String,
     /// What it offers.
     pub capacity: Resources,
+    /// What it lacks, for people.
+    pub lacks: Vec<String>,
     /// Knows the versions of what runs containers.
     pub runtime: Arc<dyn Runtime>,
 }

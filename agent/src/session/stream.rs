@@ -225,6 +225,7 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         closed: closed(session),
         versions: identity.versions().await.into_iter().collect(),
         networks: identity.runtime.offers_egress().then(|| "egress".to_owned()).into_iter().collect(),
+        lacks: identity.lacks.clone(),
     }
 }
 

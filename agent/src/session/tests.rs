@@ -136,6 +136,7 @@ impl Bench {
                 node_id: "node-1".into(),
                 boot_id: "boot-1".into(),
                 capacity: Resources { cpu_milli: 4000, memory_bytes: 5, disk_bytes: 6 },
+                lacks: vec!["something".into()],
                 runtime: Arc::new(FakeRuntime::new()),
             },
             offers,
@@ -207,6 +208,7 @@ async fn says_who_it_is_and_what_it_holds() {
     assert_eq!((hello.cluster_id.as_str(), hello.term), ("", 0));
     assert_eq!(hello.capacity.unwrap().cpu_milli, 4000);
     assert!(hello.storages[0].ok && hello.versions.contains_key("fake"));
+    assert_eq!(hello.lacks, ["something"]);
     assert_eq!((held[0].stage(), held[1].stage()), (wire::Stage::Running, wire::Stage::Ended));
     assert!(held[1].result.is_some());
     // The inventory has no words for this.

@@ -162,6 +162,7 @@ impl Controller {
             storage: hello.agent.storages.clone(),
             networks: hello.agent.networks.clone(),
             versions: hello.agent.versions.clone(),
+            lacks: hello.agent.lacks.clone(),
         };
         Some((hello.place, view))
     }

@@ -111,6 +111,8 @@ pub struct AgentHello {
     pub networks: Vec<String>,
     /// Versions of what runs there, for people.
     pub versions: BTreeMap<String, String>,
+    /// What tasks could need and it does not have, for people.
+    pub lacks: Vec<String>,
 }
 
 /// How far an attempt is, in an agent's words.

@@ -42,6 +42,7 @@ pub(super) fn hello(hello: wire::Hello) -> Result<AgentHello, Status> {
         closed: closed(hello.closed),
         networks: hello.networks,
         versions: hello.versions.into_iter().collect(),
+        lacks: hello.lacks,
     })
 }
 

@@ -76,6 +76,25 @@ impl Hierarchies {
         self.0.iter()
     }
 
+    /// How the machine is set up, in the words that people use; none where there are no cgroups.
+    pub(super) fn layout(&self) -> Option<&'static str> {
+        let has = |version| self.0.iter().any(|hierarchy| hierarchy.version == version);
+        match (has(Version::One), has(Version::Two)) {
+            (true, true) => Some("hybrid"),
+            (true, false) => Some("v1"),
+            (false, true) => Some("v2"),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether a controller can be used: `controllers` is what version 2 has at its root, and version 1
+    /// may have given it another name.
+    pub(super) fn offers(&self, controller: &str, controllers: &str) -> bool {
+        let old_name = if controller == "io" { "blkio" } else { controller };
+        self.0.iter().any(|hierarchy| hierarchy.options.iter().any(|option| option == old_name))
+            || controllers.split_whitespace().any(|name| name == controller)
+    }
+
     /// Whether version 2 is all there is.
     pub(super) fn is_unified(&self) -> bool {
         self.0.iter().all(|hierarchy| hierarchy.version == Version::Two)
@@ -135,6 +154,9 @@ mod tests {
         assert_eq!(mount("cpu"), "/sys/fs/cgroup/cpu,cpuacct");
         assert_eq!(mount("pids"), "/sys/fs/cgroup/unified", "what version 1 lacks may be in version 2");
         assert!(!found.is_unified());
+        assert_eq!(found.layout(), Some("hybrid"));
+        let offered = ["cpu", "memory", "pids", "io"].map(|controller| found.offers(controller, "pids"));
+        assert_eq!(offered, [true, true, true, false]);
     }
 
     #[test]
@@ -142,5 +164,15 @@ mod tests {
         let found = parse("30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
         assert!(found.is_unified());
         assert_eq!(found.of_controller("memory").unwrap().version, Version::Two);
+        assert_eq!(found.layout(), Some("v2"));
+        assert!(found.offers("io", "cpu io\n") && !found.offers("pids", "cpu io\n"));
+    }
+
+    #[test]
+    fn version_one_has_its_own_name_for_disks() {
+        let found = parse("30 25 0:26 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio");
+        assert_eq!(found.layout(), Some("v1"));
+        assert!(found.offers("io", ""));
+        assert_eq!(parse("").layout(), None);
     }
 }

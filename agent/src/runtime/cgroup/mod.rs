@@ -25,6 +25,14 @@ const CPU_QUOTA_MICROS_MIN: u64 = 1_000;
 /// The controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
+/// What each controller is for, in the words of one who has to do without.
+const WITHOUT: [(&str, &str); 4] = [
+    ("cpu", "no task can be started"),
+    ("memory", "no task can be started"),
+    ("pids", "no task can be started"),
+    ("io", "what tasks read and write is not counted"),
+];
+
 /// Why a cgroup could not be made or removed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CgroupError {
@@ -101,6 +109,28 @@ pub(super) fn container_path(id: ContainerId) -> PathBuf {
 /// Whether version 2 is all that this machine has; a container may then be shown its own part.
 pub(super) fn is_unified() -> bool {
     Hierarchies::detect().is_ok_and(|hierarchies| hierarchies.is_unified())
+}
+
+/// `v1`, `v2` or `hybrid`; none where there are no cgroups.
+pub(super) fn layout() -> Option<&'static str> {
+    Hierarchies::detect().ok()?.layout()
+}
+
+/// What is missing here that tasks could need, and what follows from it.
+pub(super) fn lacks() -> Vec<String> {
+    let hierarchies = match Hierarchies::detect() {
+        Ok(hierarchies) => hierarchies,
+        Err(error) => return vec![format!("cgroups: failed to {error}")],
+    };
+    let unified = hierarchies.iter().find(|hierarchy| hierarchy.version == Version::Two);
+    let controllers =
+        unified.and_then(|place| fs::read_to_string(place.mount.join("cgroup.controllers")).ok());
+    let controllers = controllers.unwrap_or_default();
+    WITHOUT
+        .iter()
+        .filter(|(controller, _)| !hierarchies.offers(controller, &controllers))
+        .map(|(controller, so)| format!("cgroup controller {controller} ({so})"))
+        .collect()
 }
 
 /// The CPU quota for this many thousandths of a CPU, in microseconds per [`CPU_PERIOD_MICROS`].

@@ -111,7 +111,14 @@ impl Runtime for Containerd {
         versions.extend(runc_version().await.map(|version| ("runc".to_owned(), version)));
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         versions.push(("kernel".to_owned(), kernel));
+        if let Some(layout) = cgroup::layout() {
+            versions.push(("cgroup".to_owned(), layout.to_owned()));
+        }
         Ok(versions)
+    }
+
+    async fn lacks(&self) -> Vec<String> {
+        cgroup::lacks()
     }
 }
 

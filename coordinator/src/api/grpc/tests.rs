@@ -112,6 +112,7 @@ impl Stand {
             closed: None,
             networks: Vec::new(),
             versions: Default::default(),
+            lacks: Vec::new(),
         });
         let connected = |reply| Event::AgentConnected { agent, held: Vec::new(), outbox, reply };
         let session = self.state.controller.ask(connected).await.unwrap().unwrap();
