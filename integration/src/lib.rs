@@ -15,6 +15,7 @@ pub mod coordinator;
 pub mod cpu;
 pub mod cromwell;
 pub mod figures;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod link;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 mod commands;
+mod guest;
 mod images;
 mod life;
 mod sandbox;
 mod stand;
+mod usage;
