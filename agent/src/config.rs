@@ -1,5 +1,6 @@
 //! What the operator wrote, checked. Unknown keys are refused; sizes and times carry units.
 
+mod images;
 mod network;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, ByteCount, Period};
 
+pub(crate) use self::images::ImagePattern;
+pub use self::images::{ImageSettings, PullPolicy, RegistrySettings};
 pub use self::network::{Destination, NetworkPolicy};
 use crate::assignment::Identity;
 
@@ -42,6 +45,10 @@ pub struct Config {
     pub sandbox: Sandbox,
     /// What tasks may reach.
     pub network: NetworkPolicy,
+    /// Which images tasks may use and how they come here.
+    pub images: ImageSettings,
+    /// How single registries are spoken to.
+    pub registry: Vec<RegistrySettings>,
     /// Shared storage.
     pub storage: Vec<StorageConfig>,
     /// The program that is started again for disposable child processes; this one unless a test says so.
@@ -135,6 +142,8 @@ impl Default for Config {
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),
             network: NetworkPolicy::default(),
+            images: ImageSettings::default(),
+            registry: Vec::new(),
             storage: Vec::new(),
             program: "/proc/self/exe".into(),
         }
@@ -234,6 +243,8 @@ impl Config {
             return refuse("capacity.cpus", "must be a number above 0");
         }
         self.network.check().or_else(|(field, reason)| refuse(field, reason))?;
+        images::check(&self.images, &self.registry)
+            .map_err(|(field, reason)| ConfigError::Invalid { field, reason })?;
         for (index, storage) in self.storage.iter().enumerate() {
             if storage.path.depth() < 2 {
                 return refuse(

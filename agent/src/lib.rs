@@ -95,7 +95,7 @@ impl Tools {
 
     fn with_egress(config: &Config, egress: Option<Arc<Egress>>) -> Result<Self, RunError> {
         let programs = Programs::install(&config.data_dir)?;
-        let runtime = Containerd::connect(&config.containerd).with_programs(programs);
+        let runtime = containerd(config).with_programs(programs);
         let runtime = match egress {
             Some(egress) => runtime.with_egress(egress),
             None => runtime,
@@ -106,6 +106,11 @@ impl Tools {
             staging: Arc::new(Stager::new(config.program.clone())),
         })
     }
+}
+
+/// containerd with this node's rules for images.
+fn containerd(config: &Config) -> Containerd {
+    Containerd::pulling(&config.containerd, config.images.clone(), config.registry.clone())
 }
 
 /// Runs the agent until `shutdown`, and leaves its tasks running then.

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teamster_agent::assignment::Network;
+use teamster_agent::config::{ImageSettings, PullPolicy};
 use teamster_coordinator::config::RetryStarted;
 use teamster_coordinator::parameters::Entrypoint;
 use teamster_values::{ByteCount, Period};
@@ -104,6 +105,35 @@ pub(crate) struct CoordinatorArgs {
     disk_floor: Option<ByteCount>,
 }
 
+/// Which images tasks may use and how they come onto the node.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// When a registry is asked for an image: always, if-missing or never
+    #[arg(long, env = "TEAMSTER_IMAGES_PULL", value_name = "WHEN", value_parser = pull_policy)]
+    images_pull: Option<PullPolicy>,
+    /// Take images by digest only
+    #[arg(long, env = "TEAMSTER_IMAGES_REQUIRE_DIGEST", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    images_require_digest: Option<bool>,
+    /// A docker config.json with credentials for registries
+    #[arg(long, env = "TEAMSTER_IMAGES_DOCKER_CONFIG", value_name = "FILE")]
+    images_docker_config: Option<PathBuf>,
+    /// The most that the layers of an image may take compressed
+    #[arg(long, env = "TEAMSTER_IMAGES_SIZE_MAX", value_name = "SIZE")]
+    images_size_max: Option<ByteCount>,
+    /// The most that an image may take unpacked
+    #[arg(long, env = "TEAMSTER_IMAGES_UNPACKED_MAX", value_name = "SIZE")]
+    images_unpacked_max: Option<ByteCount>,
+    /// How long the pull of an image may take in all
+    #[arg(long, env = "TEAMSTER_IMAGES_PULL_TIMEOUT", value_name = "TIME")]
+    images_pull_timeout: Option<Period>,
+    /// How long a registry may be silent before the connection is made again
+    #[arg(long, env = "TEAMSTER_IMAGES_STALL_TIMEOUT", value_name = "TIME")]
+    images_stall_timeout: Option<Period>,
+    /// How many layers of an image are fetched at one time
+    #[arg(long, env = "TEAMSTER_IMAGES_PARALLEL_LAYERS", value_name = "N")]
+    images_parallel_layers: Option<u32>,
+}
+
 /// What `agent` takes. Flags win over the environment, and both over the file.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -187,6 +217,8 @@ pub(crate) struct AgentArgs {
     /// Where the addresses of tasks come from
     #[arg(long, env = "TEAMSTER_NETWORK_POOL", value_name = "CIDR")]
     network_pool: Option<Ipv4Net>,
+    #[command(flatten)]
+    images: ImageArgs,
 }
 
 /// Sets each field for which a flag or a variable was given.
@@ -226,6 +258,21 @@ impl CoordinatorArgs {
     }
 }
 
+impl ImageArgs {
+    fn apply(&self, images: &mut ImageSettings) {
+        overlay! {
+            images.pull => self.images_pull,
+            images.require_digest => self.images_require_digest,
+            images.docker_config => self.images_docker_config.clone().map(Some),
+            images.size_max => self.images_size_max,
+            images.unpacked_max => self.images_unpacked_max,
+            images.pull_timeout => self.images_pull_timeout,
+            images.stall_timeout => self.images_stall_timeout,
+            images.parallel_layers => self.images_parallel_layers,
+        }
+    }
+}
+
 impl AgentArgs {
     fn configuration(&self) -> anyhow::Result<teamster_agent::config::Config> {
         let mut config: teamster_agent::config::Config = read(self.source.config.as_deref())?;
@@ -255,6 +302,7 @@ impl AgentArgs {
             config.network.default => self.network_default,
             config.network.pool => self.network_pool,
         }
+        self.images.apply(&mut config.images);
         config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;
         Ok(config)
     }
@@ -283,7 +331,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<u8> {
 }
 
 /// Reads a file without checking it: a flag may yet mend what is wrong in it.
-fn read<T: DeserializeOwned + Default>(file: Option<&Path>) -> Result<T, UsageError> {
+pub(crate) fn read<T: DeserializeOwned + Default>(file: Option<&Path>) -> Result<T, UsageError> {
     let Some(path) = file else { return Ok(T::default()) };
     let refuse = |reason: String| UsageError(format!("configuration {}: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
@@ -333,6 +381,10 @@ where
 
 fn entrypoint(text: &str) -> Result<Entrypoint, String> {
     serde_json::from_value(text.into()).map_err(|_| "must be 'none' or 'image'".to_owned())
+}
+
+fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    serde_json::from_value(text.into()).map_err(|_| "must be 'always', 'if-missing' or 'never'".to_owned())
 }
 
 fn retry_started(text: &str) -> Result<RetryStarted, String> {

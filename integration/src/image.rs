@@ -125,6 +125,16 @@ impl TestImage {
         archive(files)
     }
 
+    /// Its layer before compression and its configuration, for tests that make the rest themselves.
+    ///
+    /// # Panics
+    /// When this machine has no static busybox.
+    pub fn parts(&self) -> (Vec<u8>, Vec<u8>) {
+        let layer = self.layer();
+        let config = self.config(&layer);
+        (layer, config)
+    }
+
     /// As `docker save` writes it.
     ///
     /// # Panics

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// The image is not there.
     ImageNotFound,
+    /// The registry does not give the image to us.
+    ImageUnauthorized,
+    /// The node does not take the image.
+    ImageRefused,
     /// The image is there, or its name is, and is no good.
     ImageUnusable,
     /// The command cannot be started in its image.
@@ -50,8 +54,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::ImageNotFound,
+        Self::ImageUnauthorized,
+        Self::ImageRefused,
         Self::ImageUnusable,
         Self::CommandUnusable,
         Self::CommandFailed,
@@ -75,6 +81,8 @@ impl Reason {
     pub fn code(self) -> &'static str {
         match self {
             Self::ImageNotFound => "IMAGE_NOT_FOUND",
+            Self::ImageUnauthorized => "IMAGE_UNAUTHORIZED",
+            Self::ImageRefused => "IMAGE_REFUSED",
             Self::ImageUnusable => "IMAGE_UNUSABLE",
             Self::CommandUnusable => "COMMAND_UNUSABLE",
             Self::CommandFailed => "COMMAND_FAILED",

@@ -165,21 +165,16 @@ impl Runtime for FakeRuntime {
         drop(self.up()?);
         let name = reference.to_owned();
         if name.contains("missing") {
-            return Err(RuntimeError::ImageNotFound { reference: name });
+            let reason = "the registry says 404".to_owned();
+            return Err(RuntimeError::ImageNotFound { reference: name, reason });
         }
         if name.contains("broken") {
             return Err(RuntimeError::ImageUnusable { reference: name, reason: "it is broken".to_owned() });
         }
         let digest = format!("sha256:{}", "0".repeat(64));
         let env = vec!["PATH=/bin".to_owned()];
-        Ok(Image {
-            name,
-            chain_id: digest.clone(),
-            digest,
-            env,
-            workdir: None,
-            entrypoint: vec!["enter".to_owned()],
-        })
+        let entrypoint = vec!["enter".to_owned()];
+        Ok(Image { name, chain_id: digest.clone(), digest, env, entrypoint, ..Image::default() })
     }
 
     async fn prepare_attempt(&self, id: AttemptId, _limits: &Resources) -> Result<(), RuntimeError> {
@@ -313,14 +308,7 @@ mod tests {
         let digest = String::new();
         ContainerSpec {
             id: ContainerId { attempt, executor: 0 },
-            image: Image {
-                name: "x".into(),
-                chain_id: digest.clone(),
-                digest,
-                env: Vec::new(),
-                workdir: None,
-                entrypoint: Vec::new(),
-            },
+            image: Image { name: "x".into(), chain_id: digest.clone(), digest, ..Image::default() },
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: Vec::new(),
             workdir: AbsolutePath::root(),

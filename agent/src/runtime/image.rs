@@ -1,112 +1,82 @@
-//! Images on this node: from a reference to what containers are made of. Of an image's configuration only
-//! environment, working directory and entry point are read; labels, volumes, user and the rest are never looked at.
+//! Images on this node: from a reference to what containers are made of, pulled where that is wanted. Of an
+//! image's configuration only environment, working directory and entry point are read; labels, volumes, user
+//! and the rest are never looked at.
 
 mod archive;
+mod credentials;
+mod document;
+mod fetch;
 mod import;
+mod policy;
+mod progress;
+mod pull;
+mod registry;
+mod store;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use containerd_client::services::v1::{GetImageRequest, ListImagesRequest};
-use containerd_client::types::Descriptor;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use oci_spec::distribution::Reference;
-use oci_spec::image::{ImageIndex, ImageManifest};
-use serde::Deserialize;
-use teamster_values::AbsolutePath;
 
+use self::document::Opened;
+use self::fetch::Source;
 pub use self::import::{ImportError, ImportedImage, import};
-use super::containerd::{
-    Layer, Link, QUICK, SNAPSHOTTER, call, chain_ids, close_lease, failure, has_snapshot, label_blob,
-    open_lease, or_missing, read_blob, unpack,
-};
+pub use self::progress::{PullProgress, Pulled};
+use self::pull::Pull;
+use self::registry::{FetchError, Place, Registry};
+pub use self::store::{StoredImage, list};
+use self::store::{look_up, make_ready, next_chain_id, open, publish, tie_together, unpack_and_keep};
+use super::containerd::Link;
 use super::{Image, RuntimeError};
-
-/// The largest manifest or index that is read.
-const MANIFEST_BYTES_MAX: usize = 4 << 20;
-
-/// The largest configuration that is read.
-const CONFIG_BYTES_MAX: usize = 8 << 20;
-
-/// The most layers that an image may have; overlayfs takes no more either.
-const LAYERS_MAX: usize = 128;
+use crate::config::{ImageSettings, PullPolicy, RegistrySettings};
 
 /// So many images are remembered; a node that sees more simply looks again.
 const CACHE_MAX: usize = 1024;
 
-/// An image of containerd's store, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredImage {
-    /// Full name.
-    pub name: String,
-    /// Digest of what the name stands for.
-    pub digest: String,
-    /// Bytes of its manifest, configuration and layers as stored; 0 if it is not whole.
-    pub size_bytes: u64,
+/// A pull that goes on for as long as anybody waits for it, however many those are.
+type RunningPull = Shared<BoxFuture<'static, Result<Pulled, RuntimeError>>>;
+
+/// A pull, and how far it is.
+struct Running {
+    pull: WeakShared<BoxFuture<'static, Result<Pulled, RuntimeError>>>,
+    progress: Arc<PullProgress>,
 }
 
-/// What is remembered of images, by the digest that the name stands for: content under a digest cannot
-/// change, so a warm look asks only what the name stands for now.
-#[derive(Default)]
-pub(super) struct ImageCache {
+/// The images of this node, and the rules by which others come.
+pub(super) struct Images {
+    link: Link,
+    settings: ImageSettings,
+    registries: Vec<RegistrySettings>,
+    /// By the digest that a name stands for: content under a digest cannot change, so a warm look asks only
+    /// what the name stands for now.
     known: Mutex<HashMap<String, Arc<Opened>>>,
     /// One unpacking at a time: two of the same image would do the work twice.
     unpacking: tokio::sync::Mutex<()>,
+    /// By full name: parallel wishes for one image share its pull.
+    pulls: Mutex<HashMap<String, Running>>,
 }
 
-/// An image's manifest and configuration, as far as we obey them.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) layers: Vec<Layer>,
-    pub(super) config_digest: String,
-    pub(super) manifest_digest: String,
-    size_bytes: u64,
-    env: Vec<String>,
-    workdir: Option<AbsolutePath>,
-    entrypoint: Vec<String>,
-}
-
-/// The part of an image's configuration that is read.
-#[derive(Deserialize)]
-struct ImageConfig {
-    #[serde(default)]
-    config: Option<RunConfig>,
-    rootfs: RootfsConfig,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct RunConfig {
-    env: Option<Vec<String>>,
-    working_dir: Option<String>,
-    entrypoint: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct RootfsConfig {
-    diff_ids: Vec<String>,
-}
-
-/// The images that the containerd at `socket` has for us, by name.
+/// Pulls an image onto the node whose containerd listens at `socket`, whether it is there already or not:
+/// what the name stands for in the registry now. `watch` is called with the progress before anything is
+/// fetched.
 ///
 /// # Errors
-/// When containerd does not answer.
-pub async fn list(socket: &Path) -> Result<Vec<StoredImage>, RuntimeError> {
-    let link = Link::new(socket);
-    let request = call(ListImagesRequest { filters: Vec::new() }, QUICK);
-    let answer = link.client().images().list(request).await;
-    let images = answer.map_err(|status| failure("list images", &status))?.into_inner().images;
-    let mut found = Vec::with_capacity(images.len());
-    for image in images {
-        let Some(target) = image.target else { continue };
-        let size_bytes = match open(&link, &target).await? {
-            Ok(opened) => opened.size_bytes,
-            Err(_) => 0,
-        };
-        found.push(StoredImage { name: image.name, digest: target.digest, size_bytes });
-    }
-    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+/// What the registry, the policy or containerd says.
+pub async fn pull(
+    socket: &Path,
+    images: ImageSettings,
+    registries: Vec<RegistrySettings>,
+    reference: &str,
+    watch: impl FnOnce(Arc<PullProgress>),
+) -> Result<Pulled, RuntimeError> {
+    let images = Images::new(Link::new(socket), images, registries);
+    let name = images.permitted(reference)?;
+    let (pull, progress) = images.pull(&name)?;
+    watch(progress);
+    pull.await
 }
 
 /// The full name behind a reference as users write it: `busybox` is `docker.io/library/busybox:latest`.
@@ -120,192 +90,200 @@ pub(super) fn normalise(reference: &str) -> Result<Reference, String> {
     Ok(name)
 }
 
-/// The image behind `reference`, unpacked and ready to make containers from.
-pub(super) async fn resolve(link: &Link, cache: &ImageCache, reference: &str) -> Result<Image, RuntimeError> {
-    let unusable = |reason: String| RuntimeError::ImageUnusable { reference: reference.to_owned(), reason };
-    let name = normalise(reference).map_err(unusable)?;
-    let Some((name, target)) = look_up(link, &name).await? else {
-        return Err(RuntimeError::ImageNotFound { reference: reference.to_owned() });
-    };
-    let opened = match cache.get(&target.digest) {
-        Some(opened) => opened,
-        None => {
-            let opened = Arc::new(open(link, &target).await?.map_err(unusable)?);
-            make_ready(link, cache, &opened).await?;
-            cache.put(&target.digest, Arc::clone(&opened));
-            opened
+impl Images {
+    pub(super) fn new(link: Link, settings: ImageSettings, registries: Vec<RegistrySettings>) -> Self {
+        Self {
+            link,
+            settings,
+            registries,
+            known: Mutex::default(),
+            unpacking: tokio::sync::Mutex::default(),
+            pulls: Mutex::default(),
         }
-    };
-    Ok(Image {
-        name,
-        digest: target.digest,
-        chain_id: opened.chain_id(),
-        env: opened.env.clone(),
-        workdir: opened.workdir.clone(),
-        entrypoint: opened.entrypoint.clone(),
-    })
-}
-
-/// What the name stands for now, and under which name it was found.
-async fn look_up(link: &Link, name: &Reference) -> Result<Option<(String, Descriptor)>, RuntimeError> {
-    let get = async |name: String| {
-        let request = call(GetImageRequest { name: name.clone() }, QUICK);
-        or_missing(link.client().images().get(request).await)
-            .map(|found| found?.into_inner().image?.target.map(|target| (name, target)))
-            .map_err(|status| failure("look for the image", &status))
-    };
-    if let Some(found) = get(name.whole()).await? {
-        return Ok(Some(found));
     }
-    // With a digest as well, the tag is only a hint where to look.
-    let (Some(digest), Some(tag)) = (name.digest(), name.tag()) else { return Ok(None) };
-    let tagged = format!("{}/{}:{tag}", name.registry(), name.repository());
-    Ok(get(tagged).await?.filter(|(_, target)| target.digest == digest))
-}
 
-/// Reads manifest and configuration. The inner error says what is wrong with the image.
-pub(super) async fn open(link: &Link, target: &Descriptor) -> Result<Result<Opened, String>, RuntimeError> {
-    let Some(mut manifest) = read_blob(link, &target.digest, MANIFEST_BYTES_MAX).await? else {
-        return Ok(Err(format!("its manifest {} is not on this node, or too large", target.digest)));
-    };
-    let mut manifest_digest = target.digest.clone();
-    if is_index(&manifest) {
-        manifest_digest = match pick_manifest(&manifest) {
-            Ok(digest) => digest,
-            Err(reason) => return Ok(Err(reason)),
+    /// The image behind `reference`, pulled if the policy says so, and ready to make containers from.
+    pub(super) async fn ensure(&self, reference: &str) -> Result<Image, RuntimeError> {
+        let name = self.permitted(reference)?;
+        let mut pulled = None;
+        let mut found = match self.settings.pull {
+            PullPolicy::Always if !self.is_current(&name).await? => None,
+            _ => self.find(&name, reference).await?,
         };
-        manifest = match read_blob(link, &manifest_digest, MANIFEST_BYTES_MAX).await? {
-            Some(manifest) => manifest,
-            None => return Ok(Err(format!("its manifest {manifest_digest} is not on this node"))),
-        };
-    }
-    let manifest: ImageManifest = match serde_json::from_slice(&manifest) {
-        Ok(manifest) => manifest,
-        Err(error) => return Ok(Err(format!("its manifest cannot be read: {error}"))),
-    };
-    let config_digest = manifest.config().digest().to_string();
-    let Some(config) = read_blob(link, &config_digest, CONFIG_BYTES_MAX).await? else {
-        return Ok(Err(format!("its configuration {config_digest} is not on this node, or too large")));
-    };
-    Ok(combine(&manifest, manifest_digest, &config))
-}
-
-fn is_index(document: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Shape {
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    serde_json::from_slice::<Shape>(document).is_ok_and(|shape| shape.manifests.is_some())
-}
-
-/// The digest of the manifest for this machine.
-fn pick_manifest(index: &[u8]) -> Result<String, String> {
-    let index: ImageIndex =
-        serde_json::from_slice(index).map_err(|error| format!("its index cannot be read: {error}"))?;
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let fits = index.manifests().iter().find(|manifest| match manifest.platform() {
-        Some(platform) => {
-            platform.os().to_string() == "linux" && platform.architecture().to_string() == architecture
+        if found.is_none() {
+            if self.settings.pull == PullPolicy::Never {
+                let reason = "it is not on this node, and nothing is pulled here (images.pull = \"never\"); \
+                              import it with `teamster image import FILE`";
+                return Err(not_found(reference, reason));
+            }
+            pulled = Some(self.pull(&name)?.0.await?);
+            found = self.find(&name, reference).await?;
         }
-        None => index.manifests().len() == 1,
-    });
-    fits.map(|manifest| manifest.digest().to_string())
-        .ok_or_else(|| format!("it is not made for linux/{architecture}"))
-}
+        let mut image = found.ok_or_else(|| not_found(reference, "it was removed as soon as it was here"))?;
+        image.pulled = pulled;
+        Ok(image)
+    }
 
-fn combine(manifest: &ImageManifest, manifest_digest: String, config: &[u8]) -> Result<Opened, String> {
-    let config: ImageConfig = serde_json::from_slice(config)
-        .map_err(|error| format!("its configuration cannot be read: {error}"))?;
-    let diff_ids = config.rootfs.diff_ids;
-    if diff_ids.is_empty() {
-        return Err("it has no layers".to_owned());
+    /// The full name, if tasks may use it here.
+    fn permitted(&self, reference: &str) -> Result<Reference, RuntimeError> {
+        let name = normalise(reference)
+            .map_err(|reason| RuntimeError::ImageUnusable { reference: reference.to_owned(), reason })?;
+        policy::check(&self.settings, &name)
+            .map_err(|reason| RuntimeError::ImageRefused { reference: reference.to_owned(), reason })?;
+        Ok(name)
     }
-    if diff_ids.len() != manifest.layers().len() || diff_ids.len() > LAYERS_MAX {
-        let stored = manifest.layers().len();
-        return Err(format!("it describes {} layers and has {stored}, at most {LAYERS_MAX}", diff_ids.len()));
+
+    /// What this node has under the name, ready; nothing if any part of it is missing.
+    async fn find(&self, name: &Reference, reference: &str) -> Result<Option<Image>, RuntimeError> {
+        let Some((name, target)) = look_up(&self.link, name).await? else { return Ok(None) };
+        let opened = match self.known(&target.digest) {
+            Some(opened) => opened,
+            None => {
+                let opened = match open(&self.link, &target).await? {
+                    Ok(opened) => Arc::new(opened),
+                    Err(store::Flaw::Missing(_)) if self.settings.pull != PullPolicy::Never => {
+                        return Ok(None);
+                    }
+                    Err(flaw) => {
+                        let (reference, reason) = (reference.to_owned(), flaw.to_string());
+                        return Err(RuntimeError::ImageUnusable { reference, reason });
+                    }
+                };
+                let _one_at_a_time = self.unpacking.lock().await;
+                if !make_ready(&self.link, &opened).await? {
+                    return Ok(None);
+                }
+                self.remember(&target.digest, &opened);
+                opened
+            }
+        };
+        Ok(Some(Image {
+            name,
+            digest: target.digest,
+            chain_id: opened.chain_id(),
+            env: opened.env.clone(),
+            entrypoint: opened.entrypoint.clone(),
+            workdir: opened.workdir.clone(),
+            pulled: None,
+        }))
     }
-    let run = config.config.unwrap_or_default();
-    let workdir = run.working_dir.filter(|path| !path.is_empty()).map(|path| AbsolutePath::parse(&path));
-    let workdir = workdir.transpose().map_err(|error| format!("its working directory {error}"))?;
-    let entrypoint = run.entrypoint.unwrap_or_default();
-    // No program can be given such an argument; containerd would call it a fault of this node.
-    if entrypoint.iter().any(|argument| argument.contains('\0'))
-        || entrypoint.first().is_some_and(String::is_empty)
-    {
-        return Err("its entry point is no command".to_owned());
+
+    /// Whether this node has what the name stands for in its registry now.
+    async fn is_current(&self, name: &Reference) -> Result<bool, RuntimeError> {
+        let Some((_, target)) = look_up(&self.link, name).await? else { return Ok(false) };
+        let source = Source {
+            link: self.link.clone(),
+            lease: String::new(),
+            registries: self.places(name).map_err(|error| refused(&name.whole(), error))?,
+            repository: name.repository().to_owned(),
+            progress: Arc::default(),
+            deadline: self.settings.pull_timeout.0,
+        };
+        let wanted = name.digest().or(name.tag()).unwrap_or("latest");
+        let asked = tokio::time::timeout(self.settings.pull_timeout.0, source.digest(wanted)).await;
+        let digest = asked
+            .unwrap_or_else(|_| {
+                let text = "the registry takes too long to say what the name stands for".to_owned();
+                Err(FetchError::Passing { text, retry_after: None })
+            })
+            .map_err(|error| refused(&name.whole(), error))?;
+        Ok(digest.is_some_and(|digest| digest == target.digest))
     }
-    let mut env = run.env.unwrap_or_default();
-    env.retain(|entry| !entry.contains('\0'));
-    let layers: Vec<Layer> = manifest
-        .layers()
-        .iter()
-        .zip(diff_ids)
-        .map(|(layer, diff_id)| Layer {
-            media_type: layer.media_type().to_string(),
-            digest: layer.digest().to_string(),
-            size_bytes: layer.size(),
-            diff_id,
+
+    /// The pull of this image that goes on, or a new one.
+    fn pull(&self, name: &Reference) -> Result<(RunningPull, Arc<PullProgress>), RuntimeError> {
+        let whole = name.whole();
+        let registries = self.places(name).map_err(|error| refused(&whole, error))?;
+        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        pulls.retain(|_, running| running.pull.upgrade().is_some());
+        if let Some(running) = pulls.get(&whole)
+            && let Some(pull) = running.pull.upgrade()
+            && pull.peek().is_none()
+        {
+            return Ok((pull, Arc::clone(&running.progress)));
+        }
+        let progress = Arc::new(PullProgress::default());
+        let pull = Pull {
+            link: self.link.clone(),
+            settings: self.settings.clone(),
+            name: name.clone(),
+            registries,
+            progress: Arc::clone(&progress),
+        };
+        let pull = pull.run().boxed().shared();
+        if let Some(weak) = pull.downgrade() {
+            pulls.insert(whole, Running { pull: weak, progress: Arc::clone(&progress) });
+        }
+        Ok((pull, progress))
+    }
+
+    /// Where an image may come from: mirrors first, its own registry last.
+    fn places(&self, name: &Reference) -> Result<Vec<Arc<Registry>>, FetchError> {
+        let registry = name.registry();
+        let own = self.registries.iter().find(|settings| settings.host == registry);
+        let mirrors = own.map(|settings| settings.mirrors.as_slice()).unwrap_or_default();
+        let mut places = Vec::new();
+        for mirror in mirrors {
+            let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
+            let mut place = self.place(host)?;
+            if !prefix.is_empty() {
+                place.prefix = format!("{}/", prefix.trim_end_matches('/'));
+            }
+            place.mirror_of = Some(registry.to_owned());
+            places.push(Registry::new(place, self.settings.stall_timeout.0)?);
+        }
+        places.push(Registry::new(self.place(registry)?, self.settings.stall_timeout.0)?);
+        Ok(places)
+    }
+
+    fn place(&self, host: &str) -> Result<Place, FetchError> {
+        let settings = self.registries.iter().find(|settings| settings.host == host);
+        let authorities = settings.and_then(|settings| settings.ca_file.as_ref());
+        let authorities = authorities.map(|file| {
+            std::fs::read(file)
+                .map_err(|error| FetchError::Refused(format!("{} cannot be read: {error}", file.display())))
+        });
+        Ok(Place {
+            // The name of Docker's registry is not where it is.
+            host: if host == "docker.io" { "registry-1.docker.io" } else { host }.to_owned(),
+            prefix: String::new(),
+            mirror_of: None,
+            plain_http: settings.is_some_and(|settings| settings.plain_http),
+            authorities: authorities.transpose()?,
+            credentials: credentials::find(&self.settings, settings, host).map_err(FetchError::Refused)?,
         })
-        .collect();
-    let layer_bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
-    Ok(Opened {
-        layers,
-        config_digest: manifest.config().digest().to_string(),
-        manifest_digest,
-        size_bytes: layer_bytes + manifest.config().size(),
-        env,
-        workdir,
-        entrypoint,
-    })
-}
-
-/// Sees that the snapshot of the image is there, from the layers in the store if need be.
-async fn make_ready(link: &Link, cache: &ImageCache, opened: &Opened) -> Result<(), RuntimeError> {
-    let _one_at_a_time = cache.unpacking.lock().await;
-    if has_snapshot(link, &opened.chain_id()).await? {
-        return Ok(());
     }
-    let lease = open_lease(link, "unpack").await?;
-    let result = unpack_and_keep(link, &lease, opened).await;
-    close_lease(link, lease).await?;
-    result
-}
 
-/// Unpacks an image and ties the snapshot to its configuration, so that it stays as long as the image does.
-pub(super) async fn unpack_and_keep(link: &Link, lease: &str, opened: &Opened) -> Result<(), RuntimeError> {
-    let chain_id = unpack(link, lease, &opened.layers).await?;
-    let label = (format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), chain_id);
-    label_blob(link, &opened.config_digest, HashMap::from([label])).await
-}
-
-impl Opened {
-    /// The snapshot that containers of this image are made from.
-    fn chain_id(&self) -> String {
-        let chain = chain_ids(self.layers.iter().map(|layer| layer.diff_id.as_str()));
-        chain.into_iter().last().expect("an image without layers is refused when it is opened")
-    }
-}
-
-impl ImageCache {
-    fn get(&self, digest: &str) -> Option<Arc<Opened>> {
+    fn known(&self, digest: &str) -> Option<Arc<Opened>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
-    fn put(&self, digest: &str, opened: Arc<Opened>) {
+    fn remember(&self, digest: &str, opened: &Arc<Opened>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= CACHE_MAX {
             known.clear();
         }
-        known.insert(digest.to_owned(), opened);
+        known.insert(digest.to_owned(), Arc::clone(opened));
     }
 
     /// What was remembered of this image turned out to be no longer so.
     pub(super) fn forget(&self, digest: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+}
+
+fn not_found(reference: &str, reason: &str) -> RuntimeError {
+    RuntimeError::ImageNotFound { reference: reference.to_owned(), reason: reason.to_owned() }
+}
+
+/// What a registry's refusal means for whoever wants the image.
+fn refused(reference: &str, error: FetchError) -> RuntimeError {
+    let (reference, reason) = (reference.to_owned(), error.to_string());
+    match error {
+        FetchError::Missing(_) => RuntimeError::ImageNotFound { reference, reason },
+        FetchError::Unauthorized(_) => RuntimeError::ImageUnauthorized { reference, reason },
+        FetchError::Refused(_) => RuntimeError::ImageUnusable { reference, reason },
+        FetchError::Passing { .. } => RuntimeError::PullFailed { reference, reason },
     }
 }
 
@@ -330,25 +308,5 @@ mod tests {
         assert!(full("a/Upper:1").is_err());
         assert!(full("Upper/a:1").unwrap_err().contains("lower case"));
         assert_eq!(full("a/b:Upper").unwrap(), "docker.io/a/b:Upper");
-    }
-
-    #[test]
-    fn an_index_without_this_machine_is_refused() {
-        let entry = |digest: &str, os: &str, architecture: &str| {
-            serde_json::json!({
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": format!("sha256:{}", digest.repeat(64)), "size": 1,
-                "platform": {"os": os, "architecture": architecture}
-            })
-        };
-        let index = |entries: Vec<serde_json::Value>| {
-            serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": entries})).unwrap()
-        };
-        let here = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let found = pick_manifest(&index(vec![entry("a", "windows", here), entry("b", "linux", here)]));
-        assert_eq!(found.unwrap(), format!("sha256:{}", "b".repeat(64)));
-        let error = pick_manifest(&index(vec![entry("a", "linux", "s390x")])).unwrap_err();
-        assert!(error.contains("linux/"), "{error}");
-        assert!(is_index(&index(Vec::new())));
     }
 }

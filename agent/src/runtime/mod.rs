@@ -28,7 +28,8 @@ use crate::assignment::{AttemptId, Network, Resources};
 /// Runs containers on this node.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
-    /// The image behind a reference, as it is on this node.
+    /// The image behind a reference, ready to make containers from: pulled if need be, where that is
+    /// permitted.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError>;
 
     /// Makes the attempt's cgroup with its limits. Containers of the attempt go below it.
@@ -113,7 +114,7 @@ impl std::str::FromStr for ContainerId {
 }
 
 /// An image on this node, and all of its configuration that is obeyed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
     /// Full name: `docker.io/library/busybox:latest`.
     pub name: String,
@@ -123,10 +124,12 @@ pub struct Image {
     pub chain_id: String,
     /// `KEY=value`.
     pub env: Vec<String>,
-    /// Where commands run unless the task says otherwise.
-    pub workdir: Option<AbsolutePath>,
     /// What goes before the command where the task asks for it; empty when the image names none.
     pub entrypoint: Vec<String>,
+    /// Where commands run unless the task says otherwise.
+    pub workdir: Option<AbsolutePath>,
+    /// The pull that brought it, if it had to be pulled now.
+    pub pulled: Option<image::Pulled>,
 }
 
 /// Everything that a runtime must know to make a container. `task/plan.rs` makes it; nothing in it comes
@@ -255,16 +258,42 @@ pub enum Signal {
 }
 
 /// Why a runtime did not do as asked. The texts fit after "failed to …:".
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RuntimeError {
     /// Nobody answers; it may come back.
     #[error("containerd does not answer: {0}")]
     Unavailable(String),
-    /// The image is not on this node.
-    #[error("image '{reference}' is not on this node; import it with `teamster image import FILE`")]
+    /// There is no such image.
+    #[error("image '{reference}' is not there: {reason}")]
     ImageNotFound {
         /// As the user wrote it.
         reference: String,
+        /// Who says so, in its own words.
+        reason: String,
+    },
+    /// The registry does not give it to us.
+    #[error("image '{reference}' is not given to this node: {reason}")]
+    ImageUnauthorized {
+        /// As the user wrote it.
+        reference: String,
+        /// What the registry says.
+        reason: String,
+    },
+    /// This node does not take it.
+    #[error("image '{reference}' may not be used: {reason}")]
+    ImageRefused {
+        /// As the user wrote it.
+        reference: String,
+        /// The setting that says so.
+        reason: String,
+    },
+    /// It did not come, and may come later or elsewhere.
+    #[error("image '{reference}' could not be pulled: {reason}")]
+    PullFailed {
+        /// As the user wrote it.
+        reference: String,
+        /// What happened.
+        reason: String,
     },
     /// The reference or the image itself is no good; it will not be elsewhere either.
     #[error("image '{reference}' cannot be used: {reason}")]

@@ -2,6 +2,7 @@
 //! each phase is on disk before its step, and each step may be done again. It never asks why it is stopped,
 //! and never reports an end before it is on disk and nothing of the task is alive.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,8 @@ impl From<RuntimeError> for Halt {
         let text = error.to_string();
         match error {
             RuntimeError::ImageNotFound { .. } => Self::refused(Reason::ImageNotFound, text),
+            RuntimeError::ImageUnauthorized { .. } => Self::refused(Reason::ImageUnauthorized, text),
+            RuntimeError::ImageRefused { .. } => Self::refused(Reason::ImageRefused, text),
             RuntimeError::ImageUnusable { .. } => Self::refused(Reason::ImageUnusable, text),
             RuntimeError::CommandUnusable(_) => Self::refused(Reason::CommandUnusable, text),
             RuntimeError::LeaseEnded(_) => {
@@ -95,6 +98,7 @@ impl From<RuntimeError> for Halt {
             RuntimeError::Unavailable(_)
             | RuntimeError::NotFound(_)
             | RuntimeError::KeeperLost(_)
+            | RuntimeError::PullFailed { .. }
             | RuntimeError::Failed { .. } => Self::lost(text),
         }
     }
@@ -366,6 +370,11 @@ impl Run {
             }
         }
     }
+}
+
+/// One line for each image that was pulled, however many executors use it.
+pub(super) fn pulls(images: &[Image]) -> BTreeSet<String> {
+    images.iter().filter_map(|image| image.pulled.as_ref()).map(ToString::to_string).collect()
 }
 
 fn failpoints(phase: Phase) -> (&'static str, &'static str) {

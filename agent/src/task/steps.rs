@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::logs;
 use super::plan::{self, Plan};
 use super::policy::{self, Refusal};
-use super::run::{Halt, Pauses, Run};
+use super::run::{Halt, Pauses, Run, pulls};
 use crate::assignment::{ExecutorLog, Outcome};
 use crate::attempt::{Phase, RecordError};
 use crate::failpoint;
@@ -41,6 +41,7 @@ impl Run {
         let both = self.unless_stopped(async { tokio::try_join!(images, inputs) }).await??;
         let ((images, pull_time), stage_in_time) = both;
         self.attempt.measured.prepared(&images, pull_time, stage_in_time);
+        self.attempt.system_logs.extend(pulls(&images));
         self.images = images;
         self.enter(Phase::Created(0)).await
     }

@@ -6,6 +6,7 @@ mod commands;
 mod guest;
 mod images;
 mod life;
+mod pulls;
 mod sandbox;
 mod stand;
 mod usage;

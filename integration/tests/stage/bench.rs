@@ -206,14 +206,7 @@ pub(crate) fn unmount(target: &Path) {
 }
 
 fn image() -> Image {
-    Image {
-        name: String::new(),
-        digest: String::new(),
-        chain_id: String::new(),
-        env: Vec::new(),
-        workdir: None,
-        entrypoint: Vec::new(),
-    }
+    Image::default()
 }
 
 fn task(id: AttemptId) -> Assignment {

@@ -8,6 +8,7 @@ mod link;
 mod network;
 mod remove;
 mod unpack;
+mod upload;
 mod wait;
 
 use std::path::Path;
@@ -17,20 +18,24 @@ use async_trait::async_trait;
 use containerd_client::services::v1::{ListContainersRequest, ListRequest};
 use futures_util::TryStreamExt;
 
-pub(super) use self::content::{WriteError, Written, label_blob, read_blob, write_blob};
+pub(super) use self::content::{WriteError, Written, digest_text, label_blob, read_blob, write_blob};
 pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_exists, or_missing};
-pub(super) use self::unpack::{Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack};
-use super::image::{self, ImageCache};
+pub(super) use self::unpack::{
+    Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack, unpack_layer,
+};
+pub(super) use self::upload::{PIECE_BYTES, Upload};
+use super::image::Images;
 use super::network::Egress;
 use super::{
     ContainerId, ContainerSpec, ContainerState, Exit, Image, Programs, Runtime, RuntimeError, Signal, cgroup,
 };
 use crate::assignment::{AttemptId, Resources};
+use crate::config::{ImageSettings, PullPolicy, RegistrySettings};
 
 /// containerd, reached through its socket.
 pub struct Containerd {
     link: Link,
-    images: ImageCache,
+    images: Images,
     egress: Option<Arc<Egress>>,
     programs: Option<Programs>,
 }
@@ -38,8 +43,21 @@ pub struct Containerd {
 impl Containerd {
     /// A runtime that speaks to the containerd at `socket`. Nothing is sent yet: it works before containerd
     /// is up, and connects again by itself when containerd was restarted. Call it inside a tokio runtime.
+    /// It pulls nothing.
     pub fn connect(socket: &Path) -> Self {
-        Self { link: Link::new(socket), images: ImageCache::default(), egress: None, programs: None }
+        let settings = ImageSettings { pull: PullPolicy::Never, ..ImageSettings::default() };
+        Self::pulling(socket, settings, Vec::new())
+    }
+
+    /// The same, with images by these rules.
+    pub fn pulling(socket: &Path, images: ImageSettings, registries: Vec<RegistrySettings>) -> Self {
+        let link = Link::new(socket);
+        Self {
+            link: link.clone(),
+            images: Images::new(link, images, registries),
+            egress: None,
+            programs: None,
+        }
     }
 
     /// The same, with a way out for the containers that ask for one.
@@ -56,7 +74,7 @@ impl Containerd {
 #[async_trait]
 impl Runtime for Containerd {
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
-        image::resolve(&self.link, &self.images, reference).await
+        self.images.ensure(reference).await
     }
 
     async fn prepare_attempt(&self, id: AttemptId, limits: &Resources) -> Result<(), RuntimeError> {

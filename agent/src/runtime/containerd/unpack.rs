@@ -85,7 +85,8 @@ pub(crate) async fn unpack(link: &Link, lease: &str, layers: &[Layer]) -> Result
     Ok(parent)
 }
 
-async fn unpack_layer(
+/// One layer upon the snapshot `parent`, as `chain_id`, unless it is there.
+pub(crate) async fn unpack_layer(
     link: &Link,
     lease: &str,
     layer: &Layer,

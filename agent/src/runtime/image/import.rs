@@ -1,20 +1,15 @@
 //! An image archive into containerd: blobs as they stream by, then the snapshots, and the name last of all,
-//! so that what is half done is never seen. Speaks to containerd only through `containerd/` but for the
-//! image record.
+//! so that what is half done is never seen.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 
-use containerd_client::services::v1::{CreateImageRequest, Image as Record, UpdateImageRequest};
 use containerd_client::types::Descriptor;
 use serde_json::json;
 
 use super::archive::{self, ArchivedImage, Parts};
-use crate::runtime::containerd::{
-    Link, QUICK, WriteError, Written, call, close_lease, failure, label_blob, open_lease, or_exists,
-    write_blob,
-};
+use crate::runtime::containerd::{Link, WriteError, Written, close_lease, open_lease, write_blob};
 use crate::runtime::{RuntimeError, image};
 
 /// The largest `index.json` or `manifest.json`.
@@ -92,7 +87,7 @@ async fn import_all(link: &Link, lease: &str, archive: impl Read) -> Result<Vec<
     let mut imported = Vec::new();
     for (name, target) in ready {
         let digest = target.digest.clone();
-        publish(link, &name, target).await?;
+        image::publish(link, &name, target, HashMap::new()).await?;
         imported.push(ImportedImage { name, digest });
     }
     Ok(imported)
@@ -186,22 +181,13 @@ async fn make_ready(
             descriptor(MANIFEST_TYPE, &written.digest, written.size_bytes)
         }
     };
-    let opened = image::open(link, &target).await?.map_err(bad)?;
+    let opened = image::open(link, &target).await?.map_err(|flaw| bad(flaw.to_string()))?;
     let is_stored = |digest: &str| files.blobs.values().any(|blob| blob.digest == digest);
     if let Some(layer) = opened.layers.iter().find(|layer| !is_stored(&layer.digest)) {
         return Err(bad(format!("its layer {} is not in the archive", layer.digest)));
     }
     image::unpack_and_keep(link, lease, &opened).await?;
-    let reference = |name: String| format!("containerd.io/gc.ref.content.{name}");
-    let mut labels = HashMap::from([(reference("config".to_owned()), opened.config_digest.clone())]);
-    for (index, layer) in opened.layers.iter().enumerate() {
-        labels.insert(reference(format!("l.{index}")), layer.digest.clone());
-    }
-    label_blob(link, &opened.manifest_digest, labels).await?;
-    if opened.manifest_digest != target.digest {
-        let label = (reference("m.0".to_owned()), opened.manifest_digest.clone());
-        label_blob(link, &target.digest, HashMap::from([label])).await?;
-    }
+    image::tie_together(link, &target.digest, &opened).await?;
     Ok((name, target))
 }
 
@@ -242,19 +228,4 @@ fn descriptor(media_type: &str, digest: &str, size_bytes: u64) -> Descriptor {
         size: i64::try_from(size_bytes).unwrap_or(i64::MAX),
         ..Descriptor::default()
     }
-}
-
-/// Makes the name stand for the image; from here on it can be used.
-async fn publish(link: &Link, name: &str, target: Descriptor) -> Result<(), RuntimeError> {
-    let record = Record { name: name.to_owned(), target: Some(target), ..Record::default() };
-    let mut images = link.client().images();
-    let request = CreateImageRequest { image: Some(record.clone()), ..CreateImageRequest::default() };
-    let created = or_exists(images.create(call(request, QUICK)).await)
-        .map_err(|status| failure("name the image", &status))?;
-    if created.is_none() {
-        let request = UpdateImageRequest { image: Some(record), ..UpdateImageRequest::default() };
-        let updated = images.update(call(request, QUICK)).await;
-        updated.map_err(|status| failure("rename the image", &status))?;
-    }
-    Ok(())
 }

@@ -382,6 +382,7 @@ fn containers_are_complete() {
         env: ["PATH=/image", "A=1", "HOME=/root", "B=2", "junk"].map(String::from).into(),
         workdir: Some(at("/proc/self/fd/8")),
         entrypoint: vec!["/enter".into(), "--".into()],
+        ..Image::default()
     };
     let plan = planned(&task);
     let (first, second) = (plan.container(0, image.clone(), 99), plan.container(1, image.clone(), 99));

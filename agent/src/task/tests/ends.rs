@@ -43,7 +43,7 @@ async fn says_what_could_not_be_started_and_what_the_kernel_killed() {
 async fn what_is_wrong_with_the_task_is_found_before_anything_runs() {
     type Change = fn(&mut Assignment);
     let cases: [(Change, Outcome, &str); 5] = [
-        (|a| a.executors[1].image = "missing".into(), Outcome::SystemError, "teamster image import"),
+        (|a| a.executors[1].image = "missing".into(), Outcome::SystemError, "the registry says 404"),
         (|a| a.executors[1].image = "broken".into(), Outcome::SystemError, "it is broken"),
         (|a| a.executors[1].command.clear(), Outcome::SystemError, "executors[1].command"),
         (|a| a.executors[0].image = String::new(), Outcome::SystemError, "executors[0].image"),

@@ -1,0 +1,126 @@
+//! A registry of the test's own: Debian's `docker-registry` on a free port of loopback, with its files in a
+//! temporary directory; and a way to put an image into it.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// How long the registry may take to listen.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A registry that ends with this value.
+pub struct PrivateRegistry {
+    home: TempDir,
+    child: Child,
+    port: u16,
+    login: Option<(String, String)>,
+}
+
+impl PrivateRegistry {
+    /// One that gives anybody anything, or only those who show this name and password.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(login: Option<(&str, &str)>) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = home.path().display();
+        let mut config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {dir}/blobs\n\
+             http:\n  addr: 127.0.0.1:{port}\n"
+        );
+        if let Some((name, password)) = login {
+            fs::write(home.path().join("htpasswd"), htpasswd(name, password)).unwrap();
+            config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {dir}/htpasswd\n");
+        }
+        fs::write(home.path().join("config.yml"), config).unwrap();
+        let log = fs::File::create(home.path().join("log")).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(home.path().join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("docker-registry (Debian: docker-registry)");
+        let login = login.map(|(name, password)| (name.to_owned(), password.to_owned()));
+        let registry = Self { home, child, port, login };
+        let deadline = Instant::now() + DEADLINE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let log = fs::read_to_string(registry.home.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the registry did not come up:\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        registry
+    }
+
+    /// As it stands in references.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A file with a docker configuration that has the login.
+    pub fn docker_config(&self) -> PathBuf {
+        let (username, password) = self.login.clone().unwrap_or_default();
+        let path = self.home.path().join("config.json");
+        let entry = json!({"username": username, "password": password});
+        let config = json!({"auths": {(self.host()): entry}});
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// Puts blobs and a manifest into it and says the manifest's digest.
+    ///
+    /// # Panics
+    /// When the registry does not take them.
+    pub async fn push(&self, repository: &str, tag: &str, blobs: &[&[u8]], manifest: &Value) -> String {
+        let http = reqwest::Client::new();
+        let base = format!("http://{}/v2/{repository}", self.host());
+        let login = |request: reqwest::RequestBuilder| match &self.login {
+            Some((name, password)) => request.basic_auth(name, Some(password)),
+            None => request,
+        };
+        for blob in blobs {
+            let begun = login(http.post(format!("{base}/blobs/uploads/"))).send().await.unwrap();
+            let place = begun.headers()["location"].to_str().unwrap().to_owned();
+            let joint = if place.contains('?') { '&' } else { '?' };
+            let put = http.put(format!("{place}{joint}digest={}", digest(blob))).body(blob.to_vec());
+            let answer = login(put).send().await.unwrap();
+            assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        }
+        let text = manifest.to_string();
+        let put = http.put(format!("{base}/manifests/{tag}")).body(text.clone());
+        let put = put.header("content-type", manifest["mediaType"].as_str().unwrap());
+        let answer = login(put).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        digest(text.as_bytes())
+    }
+}
+
+impl Drop for PrivateRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `sha256:` and the digest of the content.
+pub fn digest(content: &[u8]) -> String {
+    let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// A line of a password file; the registry takes bcrypt only, which Perl has from the C library.
+fn htpasswd(name: &str, password: &str) -> String {
+    let script = "print crypt($ARGV[0], '$2y$05$abcdefghijklmnopqrstuu')";
+    let output = Command::new("perl").args(["-e", script, password]).output().expect("run perl");
+    let hash = String::from_utf8(output.stdout).unwrap();
+    assert!(hash.starts_with("$2"), "this machine's C library knows no bcrypt: {hash}");
+    format!("{name}:{hash}\n")
+}

@@ -1,0 +1,359 @@
+//! Images that come from registries: a real one, with and without a password, and one that misbehaves.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use teamster_agent::config::{ImageSettings, PullPolicy, RegistrySettings};
+use teamster_agent::runtime::{Containerd, Image, Programs, Runtime, RuntimeError, image};
+use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
+use teamster_integration::image::TestImage;
+use teamster_integration::odd_registry::{OddRegistry, Oddity};
+use teamster_integration::registry::{PrivateRegistry, digest};
+use teamster_values::{ByteCount, Period};
+
+use crate::stand::Stand;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// An image in pieces: busybox in one layer, and what says so.
+struct Pieces {
+    layer: Vec<u8>,
+    config: Vec<u8>,
+    manifest: Value,
+}
+
+fn pieces() -> Pieces {
+    let (layer, config) = TestImage::named("unused").env("PULLED=yes").parts();
+    let layer = compressed("gzip", &layer);
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": entry("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [entry(LAYER, &layer)]});
+    Pieces { layer, config, manifest }
+}
+
+fn entry(media_type: &str, content: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest(content), "size": content.len()})
+}
+
+fn compressed(program: &str, content: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(program)
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(content).unwrap());
+        child.wait_with_output().unwrap().stdout
+    })
+}
+
+/// A containerd, and rules that know of one registry without TLS.
+struct Puller {
+    containerd: PrivateContainerd,
+    settings: ImageSettings,
+    registry: RegistrySettings,
+}
+
+impl Puller {
+    fn new(host: &str) -> Option<Self> {
+        if !can_run_containers() {
+            return None;
+        }
+        let registry = RegistrySettings { host: host.to_owned(), plain_http: true, ..Default::default() };
+        Some(Self { containerd: PrivateContainerd::start(), settings: ImageSettings::default(), registry })
+    }
+
+    fn runtime(&self) -> Containerd {
+        let (settings, registry) = (self.settings.clone(), self.registry.clone());
+        Containerd::pulling(&self.containerd.socket(), settings, vec![registry])
+    }
+
+    async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
+        self.runtime().image(reference).await
+    }
+
+    async fn is_empty(&self) -> bool {
+        let images = image::list(&self.containerd.socket()).await.unwrap();
+        let ctr = |words: &[&str]| {
+            let socket = self.containerd.socket();
+            let mut command = Command::new("ctr");
+            command.arg("--address").arg(socket).args(["--namespace", "teamster"]).args(words);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        images.is_empty()
+            && ctr(&["leases", "list", "-q"]).is_empty()
+            && ctr(&["content", "list", "-q"]).is_empty()
+    }
+}
+
+/// The odd registry with a good image at `lab/tool:1`.
+async fn odd() -> (OddRegistry, Pieces) {
+    let (registry, pieces) = (OddRegistry::start().await, pieces());
+    registry.put("lab/tool/manifests/1", MANIFEST, pieces.manifest.to_string().as_bytes());
+    for blob in [&pieces.layer, &pieces.config] {
+        registry.put(&format!("lab/tool/blobs/{}", digest(blob)), "application/octet-stream", blob);
+    }
+    (registry, pieces)
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_from_a_real_registry_and_runs() {
+    let registry = PrivateRegistry::start(None);
+    let Some(mut stand) = Stand::new().await else { return };
+    let pieces = pieces();
+    // Two layers of two kinds, below an index that has another machine first.
+    let (base, _) = TestImage::named("unused").parts();
+    let (top, _) = TestImage::named("unused").script("/bin/hello", "#!/bin/sh\necho hello\n").parts();
+    let layers = [compressed("gzip", &base), compressed("zstd", &top)];
+    let mut config: Value = serde_json::from_slice(&pieces.config).unwrap();
+    config["rootfs"]["diff_ids"] = json!([digest(&base), digest(&top)]);
+    let config = config.to_string().into_bytes();
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": entry("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [entry(LAYER, &layers[0]), entry("application/vnd.oci.image.layer.v1.tar+zstd", &layers[1])]});
+    registry.push("lab/tool", "one", &[&layers[0], &layers[1], &config], &manifest).await;
+    let mut here = entry(MANIFEST, manifest.to_string().as_bytes());
+    here["platform"] =
+        json!({"os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [here]});
+    let index_digest = registry.push("lab/tool", "many", &[], &index).await;
+
+    let reference = format!("docker://{}/lab/tool:many", registry.host());
+    let rules = RegistrySettings { host: registry.host(), plain_http: true, ..Default::default() };
+    let socket = stand.containerd.socket();
+    let home = stand.home.path().to_owned();
+    let runtime = || {
+        let runtime = Containerd::pulling(&socket, ImageSettings::default(), vec![rules.clone()]);
+        runtime.with_programs(Programs::install(&home).unwrap())
+    };
+    stand.runtime = runtime();
+    let found = stand.runtime.image(&reference).await.unwrap();
+    assert_eq!(found.digest, index_digest);
+    assert!(found.env.contains(&"PULLED=yes".to_owned()) && found.entrypoint == ["/bin/false"]);
+    let pulled = found.pulled.clone().unwrap();
+    assert!(pulled.fetched_bytes > 500_000 && pulled.from == registry.host(), "{pulled:?}");
+    let mut spec = stand.container(&["/bin/hello"]).await;
+    spec.image = found.clone();
+    assert_eq!(stand.run(&spec).await.stdout, "hello\n");
+    // The second time it is here, and containerd's garbage collector leaves it so.
+    stand.containerd.restart();
+    stand.runtime = runtime();
+    assert_eq!(stand.runtime.image(&reference).await.unwrap(), Image { pulled: None, ..found });
+    // Under its digest it is another name, for which nothing large is fetched again.
+    let pinned = format!("{}/lab/tool@{index_digest}", registry.host());
+    let pinned = stand.runtime.image(&pinned).await.unwrap().pulled.unwrap();
+    assert_eq!((pinned.fetched_bytes, pinned.present_bytes > 500_000), (0, true));
+}
+
+#[tokio::test]
+async fn a_password_is_shown_where_one_is_wanted() {
+    let registry = PrivateRegistry::start(Some(("me", "secret")));
+    let Some(mut puller) = Puller::new(&registry.host()) else { return };
+    let pieces = pieces();
+    registry.push("lab/tool", "1", &[&pieces.layer, &pieces.config], &pieces.manifest).await;
+    let reference = format!("{}/lab/tool:1", registry.host());
+    let refused = puller.image(&reference).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::ImageUnauthorized { .. }), "{refused}");
+    assert!(refused.to_string().contains("authentication required"), "{refused}");
+
+    let file = puller.containerd.home().join("password");
+    std::fs::write(&file, "wrong\n").unwrap();
+    puller.registry.username = Some("me".into());
+    puller.registry.password_file = Some(file.clone());
+    assert!(matches!(puller.image(&reference).await, Err(RuntimeError::ImageUnauthorized { .. })));
+    std::fs::write(&file, "secret\n").unwrap();
+    puller.image(&reference).await.unwrap();
+
+    // The same from a docker configuration, on a node that has nothing.
+    let mut other = Puller::new(&registry.host()).unwrap();
+    other.settings.docker_config = Some(registry.docker_config());
+    other.image(&reference).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_where_one_is_wanted() {
+    let (registry, _) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    // printf 'me:secret' | base64
+    registry.want_token("Basic bWU6c2VjcmV0");
+    let reference = format!("{}/lab/tool:1", registry.host());
+    let refused = puller.image(&reference).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::ImageUnauthorized { .. }), "{refused}");
+    assert!(refused.to_string().contains("incorrect username or password"), "{refused}");
+    let file = puller.containerd.home().join("password");
+    std::fs::write(&file, "secret").unwrap();
+    puller.registry.username = Some("me".into());
+    puller.registry.password_file = Some(file);
+    puller.image(&reference).await.unwrap();
+    assert_eq!(registry.requests("/token").len(), 2, "one that was refused, and one token for all requests");
+}
+
+#[tokio::test]
+async fn what_stays_wrong_fails_at_once_in_the_registrys_words() {
+    let (registry, pieces) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    let at = |tag: &str| format!("{}/lab/tool:{tag}", registry.host());
+    let put = |tag: &str, change: &dyn Fn(&mut Value)| {
+        let mut manifest = pieces.manifest.clone();
+        change(&mut manifest);
+        registry.put(&format!("lab/tool/manifests/{tag}"), MANIFEST, manifest.to_string().as_bytes());
+    };
+    put("urls", &|m| m["layers"][0]["urls"] = json!(["http://169.254.169.254/"]));
+    put("odd-type", &|m| m["layers"][0]["mediaType"] = json!("application/vnd.erofs"));
+    put("huge", &|m| m["layers"][0]["size"] = json!(1_u64 << 50));
+    put("small", &|m| m["layers"][0]["size"] = json!(1000));
+    let platform = json!({"os": "linux", "architecture": "s390x"});
+    let mut other = entry(MANIFEST, b"{}");
+    other["platform"] = platform;
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [other]});
+    registry.put("lab/tool/manifests/other", INDEX, index.to_string().as_bytes());
+    let nested = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).to_string();
+    registry.put(&format!("lab/tool/manifests/{}", digest(nested.as_bytes())), INDEX, nested.as_bytes());
+    let index =
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(INDEX, nested.as_bytes())]});
+    registry.put("lab/tool/manifests/nested", INDEX, index.to_string().as_bytes());
+    registry.put("lab/tool/manifests/bytes", MANIFEST, &vec![b' '; 5 << 20]);
+    registry
+        .next("lab/tool/manifests/denied", Oddity::Status(403, r#"{"errors":[{"code":"DENIED"}]}"#.into()));
+
+    for (tag, words) in [
+        ("urls", "urls"),
+        ("odd-type", "application/vnd.erofs"),
+        ("huge", "images.size_max"),
+        ("small", "more than the 1000 bytes"),
+        ("other", "linux/s390x"),
+        ("nested", "another index"),
+        ("bytes", "manifest has more than"),
+    ] {
+        let error = puller.image(&at(tag)).await.expect_err(tag);
+        assert!(matches!(error, RuntimeError::ImageUnusable { .. }), "{tag}: {error:?}");
+        assert!(error.to_string().contains(words), "{tag}: {error}");
+        assert_eq!(registry.requests(&format!("/{tag}")).len(), 1, "{tag} is not asked for again");
+    }
+    let denied = puller.image(&at("denied")).await.unwrap_err();
+    assert!(matches!(&denied, RuntimeError::ImageUnauthorized { reason, .. } if reason.contains("DENIED")));
+    let missing = puller.image(&at("nowhere")).await.unwrap_err();
+    assert!(
+        matches!(&missing, RuntimeError::ImageNotFound { reason, .. } if reason.contains("no such thing"))
+    );
+    puller.settings.unpacked_max = ByteCount(1000);
+    let error = puller.image(&at("1")).await.unwrap_err().to_string();
+    assert!(error.contains("images.unpacked_max"), "{error}");
+    assert!(puller.is_empty().await, "nothing is left of what was refused");
+}
+
+#[tokio::test]
+async fn a_lie_about_a_digest_is_found_and_forgotten() {
+    let (registry, pieces) = odd().await;
+    let Some(puller) = Puller::new(registry.host()) else { return };
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
+    let mut lie = pieces.layer.clone();
+    lie[5000] ^= 1;
+    registry.next(&blob, Oddity::Lie(lie));
+    let reference = format!("{}/lab/tool:1", registry.host());
+    let error = puller.image(&reference).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::ImageUnusable { .. }), "{error:?}");
+    assert!(error.to_string().contains("sent something else"), "{error}");
+    assert!(puller.is_empty().await);
+    // It says the truth now, and nothing of the lie is in the way.
+    puller.image(&reference).await.unwrap();
+    let wrong = format!("{}/lab/tool@sha256:{}", registry.host(), "b".repeat(64));
+    registry.put(&format!("lab/tool/manifests/sha256:{}", "b".repeat(64)), MANIFEST, b"{}");
+    assert!(puller.image(&wrong).await.unwrap_err().to_string().contains("sent something else"));
+}
+
+#[tokio::test]
+async fn what_passes_is_tried_again_and_goes_on_where_it_broke_off() {
+    let (registry, pieces) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    puller.settings.stall_timeout = Period(Duration::from_secs(1));
+    registry.next("lab/tool/manifests/1", Oddity::Status(429, "slow down".into()));
+    registry.next("lab/tool/manifests/1", Oddity::Status(500, String::new()));
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
+    registry.next(&blob, Oddity::CutAfter(300_000));
+    registry.next(&blob, Oddity::Silence);
+    registry.next(&blob, Oddity::CutAfter(100_000));
+    let found = puller.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
+    assert_eq!(found.pulled.unwrap().fetched_bytes, (pieces.layer.len() + pieces.config.len()) as u64);
+    let ranges: Vec<_> = registry
+        .requests(&digest(&pieces.layer))
+        .iter()
+        .map(|line| line.split(' ').nth(2).unwrap_or("").to_owned())
+        .collect();
+    assert_eq!(ranges, ["", "bytes=300000-", "bytes=300000-", "bytes=400000-"]);
+}
+
+#[tokio::test]
+async fn parallel_wishes_share_one_pull() {
+    let (registry, pieces) = odd().await;
+    let Some(puller) = Puller::new(registry.host()) else { return };
+    let (runtime, reference) = (puller.runtime(), format!("{}/lab/tool:1", registry.host()));
+    let wishes = std::iter::repeat_with(|| runtime.image(&reference)).take(8);
+    for found in futures_util::future::join_all(wishes).await {
+        found.unwrap();
+    }
+    assert_eq!(registry.requests(&digest(&pieces.layer)).len(), 1);
+}
+
+#[tokio::test]
+async fn the_nodes_own_rules_hold() {
+    let (registry, _) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    let reference = format!("{}/lab/tool:1", registry.host());
+    let refused = async |puller: &Puller| puller.image(&reference).await.unwrap_err().to_string();
+    puller.settings.allowed = vec!["quay.io".into()];
+    assert!(refused(&puller).await.contains("images.allowed"));
+    puller.settings = ImageSettings { require_digest: true, ..ImageSettings::default() };
+    assert!(refused(&puller).await.contains("images.require_digest"));
+    puller.settings = ImageSettings { pull: PullPolicy::Never, ..ImageSettings::default() };
+    assert!(refused(&puller).await.contains("images.pull"));
+    assert!(registry.requests("").is_empty(), "the registry was not asked");
+
+    // What the name stands for is looked at each time, and fetched only when it has changed.
+    puller.settings = ImageSettings { pull: PullPolicy::Always, ..ImageSettings::default() };
+    assert!(puller.image(&reference).await.unwrap().pulled.is_some());
+    registry.next("lab/tool/manifests/1", Oddity::Status(404, String::new()));
+    assert!(matches!(puller.image(&reference).await, Err(RuntimeError::ImageNotFound { .. })));
+
+    // Without TLS only where that is written.
+    puller.settings =
+        ImageSettings { pull_timeout: Period(Duration::from_secs(3)), ..ImageSettings::default() };
+    puller.registry.plain_http = false;
+    let other = format!("{}/lab/tool:2", registry.host());
+    assert!(matches!(
+        puller.image(&other).await,
+        Err(RuntimeError::PullFailed { .. } | RuntimeError::ImageUnusable { .. })
+    ));
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_are_not_needed() {
+    let (mirror, _) = odd().await;
+    let (registry, pieces) = odd().await;
+    let Some(mut puller) = Puller::new("registry.invalid") else { return };
+    let mirror_rules =
+        RegistrySettings { host: mirror.host().into(), plain_http: true, ..Default::default() };
+    puller.registry = RegistrySettings {
+        host: registry.host().into(),
+        plain_http: true,
+        mirrors: vec![mirror.host().into()],
+        ..Default::default()
+    };
+    mirror.next(&format!("lab/tool/blobs/{}", digest(&pieces.layer)), Oddity::Status(404, String::new()));
+    let rules = vec![puller.registry.clone(), mirror_rules];
+    let runtime = Containerd::pulling(&puller.containerd.socket(), puller.settings.clone(), rules);
+    let found = runtime.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
+    assert_eq!(found.pulled.unwrap().from, mirror.host());
+    assert!(registry.requests("/1").is_empty());
+    assert_eq!(
+        registry.requests(&digest(&pieces.layer)).len(),
+        1,
+        "what the mirror lacks comes from behind it"
+    );
+}
