@@ -62,6 +62,18 @@ pub enum Network {
     None,
     /// What the node's operator allows, from an address of its own; nobody can reach it.
     Egress,
+    /// All that the node itself may, its loopback included, and from its addresses.
+    Host,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Egress => "egress",
+            Self::Host => "host",
+        })
+    }
 }
 
 impl FromStr for Network {
@@ -71,7 +83,8 @@ impl FromStr for Network {
         match text {
             "none" => Ok(Self::None),
             "egress" => Ok(Self::Egress),
-            other => Err(format!("'{other}' is not offered; there are 'none' and 'egress'")),
+            "host" => Ok(Self::Host),
+            other => Err(format!("'{other}' is not offered; there are 'none', 'egress' and 'host'")),
         }
     }
 }

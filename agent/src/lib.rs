@@ -90,15 +90,16 @@ impl Tools {
     /// containerd, the storage of this machine, and staging in child processes. Call it inside a tokio
     /// runtime and with the data directory locked.
     pub fn real(config: &Config) -> Result<Self, RunError> {
-        Self::with_egress(config, None)
+        Self::with_egress(config, WayOut::NotWanted)
     }
 
-    fn with_egress(config: &Config, egress: Option<Arc<Egress>>) -> Result<Self, RunError> {
+    fn with_egress(config: &Config, way_out: WayOut) -> Result<Self, RunError> {
         let programs = Programs::install(&config.data_dir)?;
-        let runtime = containerd(config).with_programs(programs);
-        let runtime = match egress {
-            Some(egress) => runtime.with_egress(egress),
-            None => runtime,
+        let runtime = containerd(config).with_programs(programs).with_host_network(config.network.host);
+        let runtime = match way_out {
+            WayOut::Open(egress) => runtime.with_egress(egress),
+            WayOut::NotWanted => runtime,
+            WayOut::Lacking(reason) => runtime.without(reason),
         };
         Ok(Self {
             runtime: Arc::new(runtime),
@@ -116,9 +117,9 @@ fn containerd(config: &Config) -> Containerd {
 /// Runs the agent until `shutdown`, and leaves its tasks running then.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
-    let egress = egress(&config).await?;
-    let tools = Tools::with_egress(&config, egress.clone())?;
-    let Some(egress) = egress else { return run_in(data_dir, config, tools, shutdown).await };
+    let way_out = way_out(&config).await?;
+    let tools = Tools::with_egress(&config, way_out.clone())?;
+    let WayOut::Open(egress) = way_out else { return run_in(data_dir, config, tools, shutdown).await };
     // Whatever ends first ends the other; dropping the keeper leaves the rules in place for running tasks.
     tokio::select! {
         ended = run_in(data_dir, config, tools, shutdown) => ended,
@@ -126,20 +127,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     }
 }
 
+/// Whether tasks have a way out of this node.
+#[derive(Clone)]
+enum WayOut {
+    /// The operator does not allow any.
+    NotWanted,
+    /// They have.
+    Open(Arc<Egress>),
+    /// The operator allows one, and the node cannot do it.
+    Lacking(String),
+}
+
 /// The way out of this node, where the operator allows it and the node can do it.
-async fn egress(config: &Config) -> Result<Option<Arc<Egress>>, RunError> {
+async fn way_out(config: &Config) -> Result<WayOut, RunError> {
     if !config.network.egress {
-        return Ok(None);
+        return Ok(WayOut::NotWanted);
     }
     match Egress::open(&config.network, &config.coordinator).await {
         Ok(egress) => {
             tracing::info!(network = egress.summary(), "tasks may have a way out of this node");
-            Ok(Some(Arc::new(egress)))
+            Ok(WayOut::Open(Arc::new(egress)))
         }
         Err(error) if config.network.default == Network::Egress => Err(error.into()),
         Err(error) => {
-            tracing::error!(%error, "this node does not offer network egress, although its operator allows it");
-            Ok(None)
+            Ok(WayOut::Lacking(format!("network egress, which its operator allows: failed to {error}")))
         }
     }
 }

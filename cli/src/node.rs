@@ -38,6 +38,8 @@ struct Node {
     #[serde(default)]
     storage: Vec<Storage>,
     #[serde(default)]
+    networks: Vec<String>,
+    #[serde(default)]
     lacks: Vec<String>,
 }
 
@@ -65,12 +67,15 @@ pub(crate) async fn run(command: NodeCommand) -> anyhow::Result<u8> {
     let now = Timestamp::now();
     let nodes: Vec<Node> =
         nodes.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().context("read the nodes")?;
-    let rows: Vec<[String; 9]> = nodes.iter().map(|node| row(node, now)).collect();
-    table::print(["NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE", "LACKS"], &rows);
+    let rows: Vec<[String; 10]> = nodes.iter().map(|node| row(node, now)).collect();
+    table::print(
+        ["NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE", "NETWORK", "LACKS"],
+        &rows,
+    );
     Ok(FINE)
 }
 
-fn row(node: &Node, now: Timestamp) -> [String; 9] {
+fn row(node: &Node, now: Timestamp) -> [String; 10] {
     let of = |free: String, capacity: String| format!("{free} of {capacity}");
     let storage: Vec<String> = node
         .storage
@@ -93,6 +98,7 @@ fn row(node: &Node, now: Timestamp) -> [String; 9] {
         of(size(node.free.memory_bytes), size(node.capacity.memory_bytes)),
         of(size(node.free.disk_bytes), size(node.capacity.disk_bytes)),
         storage.join(" "),
+        if node.networks.is_empty() { "none".to_owned() } else { node.networks.join(" ") },
         if node.lacks.is_empty() { "nothing".to_owned() } else { node.lacks.join("; ") },
     ]
 }
@@ -115,7 +121,7 @@ mod tests {
             r#"{"id":"n1","state":"READY","since":"2025-01-01T00:00:00Z","tasks":1,
                 "capacity":{"cpu_milli":2000,"memory_bytes":4294967296,"disk_bytes":10737418240},
                 "free":{"cpu_milli":500,"memory_bytes":2147483648,"disk_bytes":0},
-                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"versions":{},"lacks":["a","b"]}"#,
+                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"networks":["egress","host"],"versions":{},"lacks":["a","b"]}"#,
         )
         .unwrap();
         let row = row(&node, node.since);
@@ -130,6 +136,7 @@ mod tests {
                 "2GiB of 4GiB",
                 "0B of 10GiB",
                 "/mnt/shared (not usable)",
+                "egress host",
                 "a; b"
             ]
         );

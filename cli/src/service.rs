@@ -211,6 +211,9 @@ pub(crate) struct AgentArgs {
     /// Let tasks that ask for it reach what is outside of the node
     #[arg(long, env = "TEAMSTER_NETWORK_EGRESS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     network_egress: Option<bool>,
+    /// Let tasks that ask for it use the network of the node itself
+    #[arg(long, env = "TEAMSTER_NETWORK_HOST", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    network_host: Option<bool>,
     /// The network of tasks that do not say: none or egress
     #[arg(long, env = "TEAMSTER_NETWORK_DEFAULT", value_name = "NETWORK")]
     network_default: Option<Network>,
@@ -299,6 +302,7 @@ impl AgentArgs {
             config.sandbox.shm_percent => self.sandbox_shm_percent,
             config.sandbox.image_entrypoint => self.sandbox_image_entrypoint,
             config.network.egress => self.network_egress,
+            config.network.host => self.network_host,
             config.network.default => self.network_default,
             config.network.pool => self.network_pool,
         }

@@ -126,7 +126,8 @@ impl View {
         let has_it = |node: &NodeView| node.networks.iter().any(|offered| offered == network);
         (!with_storage.iter().any(|node| has_it(node))).then(|| {
             format!(
-                "waiting for a node with network '{network}': no known node that the task fits on offers it"
+                "waiting for a node with network '{network}': no known node that the task fits on offers it \
+                 ('teamster node list' says what each of them lacks)"
             )
         })
     }

@@ -4,12 +4,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use teamster_agent::failpoint;
 use teamster_integration::cluster::{Cluster, Marks, Options, eventually, shell_task};
 use teamster_integration::skip;
 use teamster_integration::stand::Stand;
 use teamster_integration::world::{self, CLUSTER, METADATA, NODE, SERVER, SITE, World};
+
+/// Tasks that run side by side.
+const MANY: usize = 16;
 
 /// Asks for a page; says what came, or "nothing". By `nc`, because a static busybox cannot look up even an
 /// address for its `wget`.
@@ -204,6 +209,8 @@ async fn a_node_that_cannot_do_it_does_not_offer_it() {
     let mut cluster = node(&stand, "").await;
     let nodes = cluster.client.get("/v1/nodes").await;
     assert_eq!(nodes["nodes"][0]["networks"], json!([]));
+    let lacks = nodes["nodes"][0]["lacks"].to_string();
+    assert!(lacks.contains("network egress") && lacks.contains("net.ipv4.ip_forward is 0"), "{nodes:#}");
     assert!(cluster.logs().contains("net.ipv4.ip_forward is 0"), "the agent says why");
     let id = cluster.client.submit(&task("t", Some("egress"), &[ask(SERVER)])).await;
     let other = cluster.client.submit(&task("other", None, &["true".to_owned()])).await;
@@ -217,7 +224,60 @@ async fn a_node_that_cannot_do_it_does_not_offer_it() {
     assert_eq!(stdout(&cluster.client.wait(&id).await, 0), format!("served {NODE} by {SERVER}\n"));
 
     let (status, answer) =
-        cluster.client.post("/v1/tasks", task("h", Some("host"), &["true".to_owned()]).to_string()).await;
+        cluster.client.post("/v1/tasks", task("h", Some("bridge"), &["true".to_owned()]).to_string()).await;
     assert_eq!(status, 400);
-    assert!(answer["msg"].as_str().unwrap().contains("does not know who asks"), "{answer}");
+    assert!(answer["msg"].as_str().unwrap().contains("\"none\", \"egress\" or \"host\""), "{answer}");
+}
+
+#[tokio::test]
+async fn the_nodes_own_network_is_the_operators_to_give() {
+    let Some(_world) = enter() else { return };
+    world::serve_http(8080);
+    let stand = Stand::start().await;
+    let mut cluster = stand.cluster(&Options::default()).await;
+    let script = format!("{}; ls /sys/class/net; hostname", ask("127.0.0.1:8080"));
+    let id = cluster.client.submit(&task("h", Some("host"), &[script])).await;
+    let waiting = cluster.client.get(&format!("/v1/tasks/{id}?view=FULL")).await;
+    assert_eq!(waiting["state"], "QUEUED");
+    assert!(waiting.to_string().contains("waiting for a node with network 'host'"), "{waiting:#}");
+    cluster.kill_agent();
+    cluster.start_agent(&[("TEAMSTER_NETWORK_HOST", "true")]);
+    let ended = cluster.client.wait(&id).await;
+    let lines: Vec<_> = stdout(&ended, 0).lines().collect();
+    assert_eq!(lines[..3], ["served 127.0.0.1 by 127.0.0.1", "lo", "up0"]);
+    assert_ne!(lines[3], nix::unistd::gethostname().unwrap().to_string_lossy(), "no more than the network");
+}
+
+#[tokio::test]
+async fn many_at_once_each_have_an_address_of_their_own() {
+    let Some(_world) = enter() else { return };
+    world::forward();
+    let stand = Stand::start().await;
+    let cluster = node(&stand, "pool = '10.99.0.0/26'").await;
+    let marks = Marks::new(&cluster.shared());
+    let script = format!(
+        "{}; {}; ip -o -4 addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'; {}",
+        marks.shell("begun"),
+        marks.shell_gate("go"),
+        ask(SERVER)
+    );
+    let mut ids = Vec::new();
+    for number in 0..MANY {
+        ids.push(
+            cluster
+                .client
+                .submit(&task(&format!("n{number}"), Some("egress"), std::slice::from_ref(&script)))
+                .await,
+        );
+    }
+    eventually("all to run", async || (marks.count("begun") == MANY).then_some(())).await;
+    marks.open_gate("go");
+    let mut addresses = BTreeSet::new();
+    for id in ids {
+        let ended = cluster.client.wait(&id).await;
+        let (address, page) = stdout(&ended, 0).split_once('\n').unwrap();
+        assert_eq!(page, format!("served {NODE} by {SERVER}\n"));
+        assert!(address.starts_with("10.99.0.") && addresses.insert(address.to_owned()), "{address} twice");
+    }
+    wait_no_links().await;
 }

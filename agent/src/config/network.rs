@@ -22,7 +22,9 @@ const DNS_SERVERS_MAX: usize = 3;
 pub struct NetworkPolicy {
     /// Whether tasks may ask for a way out.
     pub egress: bool,
-    /// What tasks get that do not say.
+    /// Whether tasks may ask for the network of the node itself.
+    pub host: bool,
+    /// What tasks get that do not say; never the node's own.
     pub default: Network,
     /// Where the addresses of tasks come from; nothing else may use it, and nobody outside ever sees it.
     pub pool: Ipv4Net,
@@ -39,7 +41,15 @@ impl Default for NetworkPolicy {
     fn default() -> Self {
         // RFC 6598: shared address space, which sites rarely route.
         let pool = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 16);
-        Self { egress: false, default: Network::None, pool, deny: Vec::new(), allow: Vec::new(), dns: None }
+        Self {
+            egress: false,
+            host: false,
+            default: Network::None,
+            pool,
+            deny: Vec::new(),
+            allow: Vec::new(),
+            dns: None,
+        }
     }
 }
 
@@ -48,6 +58,12 @@ impl NetworkPolicy {
     pub(super) fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if self.default == Network::Egress && !self.egress {
             return Err(("network.default", "is 'egress', but network.egress is false"));
+        }
+        if self.default == Network::Host {
+            return Err((
+                "network.default",
+                "must be 'none' or 'egress': the node's own is for tasks that ask",
+            ));
         }
         let address = self.pool.addr();
         if !POOL_PREFIXES.contains(&self.pool.prefix_len()) || self.pool.trunc() != self.pool {
@@ -147,6 +163,7 @@ mod tests {
     fn says_which_key_is_wrong() {
         for (text, key) in [
             ("default = 'egress'", "network.default"),
+            ("host = true\ndefault = 'host'", "network.default"),
             ("pool = '10.0.0.1/16'", "network.pool"),
             ("pool = '10.0.0.0/30'", "network.pool"),
             ("pool = '127.0.0.0/8'", "network.pool"),
@@ -155,7 +172,7 @@ mod tests {
             let policy: NetworkPolicy = toml::from_str(text).unwrap();
             assert_eq!(policy.check().unwrap_err().0, key, "{text}");
         }
-        for text in ["default = 'host'", "allow = ['10.0.0.300']", "allow = ['a b']", "deny = ['name']"] {
+        for text in ["default = 'bridge'", "allow = ['10.0.0.300']", "allow = ['a b']", "deny = ['name']"] {
             assert!(toml::from_str::<NetworkPolicy>(text).is_err(), "{text}");
         }
     }

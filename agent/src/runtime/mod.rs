@@ -68,9 +68,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Every container of ours that exists here.
     async fn list(&self) -> Result<Vec<ContainerId>, RuntimeError>;
 
-    /// Whether containers can be given a way out of this node.
-    fn offers_egress(&self) -> bool {
-        false
+    /// What containers can be given here beside having no network.
+    fn networks(&self) -> Vec<Network> {
+        Vec::new()
     }
 
     /// Names and versions of what runs containers here, for people.

@@ -18,6 +18,7 @@ use rustix::process::{Resource, getrlimit};
 use super::network::Names;
 use super::rootfs::Rootfs;
 use super::{Bind, ContainerSpec, cgroup, etc, programs, seccomp};
+use crate::assignment::Network;
 
 /// Others may read what a task leaves on shared storage, only its user may change it.
 const UMASK: u32 = 0o022;
@@ -265,7 +266,10 @@ fn mount(kind: &str, source: &Path, destination: &str, options: &[&str]) -> Resu
 
 fn linux(container: &ContainerSpec) -> Result<Linux, OciSpecError> {
     use LinuxNamespaceType as Kind;
-    let mut kinds = vec![Kind::Pid, Kind::Ipc, Kind::Uts, Kind::Mount, Kind::Network];
+    let mut kinds = vec![Kind::Pid, Kind::Ipc, Kind::Uts, Kind::Mount];
+    if container.network != Network::Host {
+        kinds.push(Kind::Network);
+    }
     if Path::new("/proc/self/ns/cgroup").exists() {
         kinds.push(Kind::Cgroup);
     }

@@ -224,7 +224,7 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         storages,
         closed: closed(session),
         versions: identity.versions().await.into_iter().collect(),
-        networks: identity.runtime.offers_egress().then(|| "egress".to_owned()).into_iter().collect(),
+        networks: identity.runtime.networks().iter().map(ToString::to_string).collect(),
         lacks: identity.lacks.clone(),
     }
 }

@@ -57,6 +57,10 @@ pub(super) fn check(
         let reason = "network: 'egress' is not allowed here (network.egress in the agent's configuration)";
         return Err(Refusal::NotAllowed(reason.to_owned()));
     }
+    if assignment.network == Some(Network::Host) && !network.host {
+        let reason = "network: 'host' is not allowed here (network.host in the agent's configuration)";
+        return Err(Refusal::NotAllowed(reason.to_owned()));
+    }
     if assignment.image_entrypoint && !sandbox.image_entrypoint {
         let reason =
             "entrypoint: 'image' is not allowed here (sandbox.image_entrypoint in the agent's configuration)";
@@ -131,14 +135,21 @@ mod tests {
     #[test]
     fn a_way_out_is_the_operators_to_give() {
         assert_eq!(refusal(|a| a.network = Some(Network::None)), None);
-        let Some(Refusal::NotAllowed(text)) = refusal(|a| a.network = Some(Network::Egress)) else {
-            panic!("taken");
-        };
-        assert!(text.contains("network.egress"), "{text}");
-        let mut assignment = assignment(1, &["true"]);
-        assignment.network = Some(Network::Egress);
-        let open = NetworkPolicy { egress: true, ..NetworkPolicy::default() };
-        assert_eq!(check(&assignment, &Sandbox::default(), &open, &CAPACITY), Ok(()));
+        let egress = NetworkPolicy { egress: true, ..NetworkPolicy::default() };
+        let host = NetworkPolicy { host: true, ..NetworkPolicy::default() };
+        for (network, key, open, closed) in [
+            (Network::Egress, "network.egress", &egress, &host),
+            (Network::Host, "network.host", &host, &egress),
+        ] {
+            let mut assignment = assignment(1, &["true"]);
+            assignment.network = Some(network);
+            assert_eq!(check(&assignment, &Sandbox::default(), open, &CAPACITY), Ok(()));
+            let Err(Refusal::NotAllowed(text)) = check(&assignment, &Sandbox::default(), closed, &CAPACITY)
+            else {
+                panic!("{network:?} is taken");
+            };
+            assert!(text.contains(key), "{text}");
+        }
     }
 
     #[test]

@@ -57,21 +57,23 @@ impl SubAssign for Resources {
     }
 }
 
-/// What a node must offer beside amounts: storages, as a set of at most [`Self::MAX`] known ones, and a way out
-/// to the network.
+/// What a node must offer beside amounts: storages, as a set of at most [`Self::MAX`] known ones, and networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StorageSet(u64);
 
 impl StorageSet {
     /// How many storages can be told apart.
-    pub const MAX: usize = 63;
+    pub const MAX: usize = 62;
 
     /// Stands for a way out to the network, which is there or not like a storage.
-    pub const EGRESS: usize = Self::MAX;
+    pub const EGRESS: usize = 62;
+
+    /// Stands for the network of the node itself.
+    pub const HOST: usize = 63;
 
     /// Adds the storage with this index; indices from [`Self::MAX`] on are refused by configuration.
     pub fn insert(&mut self, index: usize) {
-        debug_assert!(index <= Self::EGRESS);
+        debug_assert!(index <= Self::HOST);
         self.0 |= 1 << index;
     }
 

@@ -19,9 +19,6 @@ use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Res
 use crate::spec::TaskSpec;
 use crate::store::{Asks, Ended, ForgottenRequest, StoreError};
 
-/// What nodes that can let tasks out call it.
-const EGRESS: &str = "egress";
-
 /// Ended tasks that one tick removes at most: a commit of some milliseconds, and more than a thousand a
 /// second at two ticks.
 const SWEPT_AT_ONCE_MAX: usize = 512;
@@ -294,8 +291,8 @@ impl Controller {
                 storages.insert(index);
             }
         }
-        if agent.networks.iter().any(|network| network == EGRESS) {
-            storages.insert(StorageSet::EGRESS);
+        for place in agent.networks.iter().filter_map(|network| rows::place_of_network(network)) {
+            storages.insert(place);
         }
         let capacity = Resources {
             cpu_milli: agent.capacity.cpu_milli,

@@ -149,6 +149,15 @@ pub(super) fn state_of(row: &LiveRow, mut key: impl FnMut(&str) -> NodeKey) -> T
     }
 }
 
+/// What stands in the model for a network that a node offers.
+pub(super) fn place_of_network(name: &str) -> Option<usize> {
+    match name {
+        "egress" => Some(StorageSet::EGRESS),
+        "host" => Some(StorageSet::HOST),
+        _ => None,
+    }
+}
+
 /// The model's form of what a task asks for.
 pub(super) fn request_of(asks: &Asks, storages: &[String]) -> Request {
     let mut needed = StorageSet::default();
@@ -157,8 +166,8 @@ pub(super) fn request_of(asks: &Asks, storages: &[String]) -> Request {
         let index = storages.iter().position(|known| known == path).unwrap_or(StorageSet::MAX - 1);
         needed.insert(index);
     }
-    if asks.network.is_some() {
-        needed.insert(StorageSet::EGRESS);
+    if let Some(place) = asks.network.as_deref().and_then(place_of_network) {
+        needed.insert(place);
     }
     let need =
         Resources { cpu_milli: asks.cpu_milli, memory_bytes: asks.memory_bytes, disk_bytes: asks.disk_bytes };

@@ -29,7 +29,7 @@ use super::network::Egress;
 use super::{
     ContainerId, ContainerSpec, ContainerState, Exit, Image, Programs, Runtime, RuntimeError, Signal, cgroup,
 };
-use crate::assignment::{AttemptId, Resources};
+use crate::assignment::{AttemptId, Network, Resources};
 use crate::config::{ImageSettings, PullPolicy, RegistrySettings};
 
 /// containerd, reached through its socket.
@@ -37,6 +37,8 @@ pub struct Containerd {
     link: Link,
     images: Images,
     egress: Option<Arc<Egress>>,
+    may_use_host: bool,
+    lacks: Vec<String>,
     programs: Option<Programs>,
 }
 
@@ -56,6 +58,8 @@ impl Containerd {
             link: link.clone(),
             images: Images::new(link, images, registries),
             egress: None,
+            may_use_host: false,
+            lacks: Vec::new(),
             programs: None,
         }
     }
@@ -63,6 +67,17 @@ impl Containerd {
     /// The same, with a way out for the containers that ask for one.
     pub fn with_egress(self, egress: Arc<Egress>) -> Self {
         Self { egress: Some(egress), ..self }
+    }
+
+    /// The same, with the node's own network for the containers that ask for it, if the operator allows it.
+    pub fn with_host_network(self, may_use_host: bool) -> Self {
+        Self { may_use_host, ..self }
+    }
+
+    /// The same, saying that the node also lacks this.
+    pub fn without(mut self, lack: String) -> Self {
+        self.lacks.push(lack);
+        self
     }
 
     /// With the programs that run beside containers; without them none can be made.
@@ -118,8 +133,9 @@ impl Runtime for Containerd {
         self.list_containers().await.map_err(|status| failure("list containers", &status))
     }
 
-    fn offers_egress(&self) -> bool {
-        self.egress.is_some()
+    fn networks(&self) -> Vec<Network> {
+        let egress = self.egress.is_some().then_some(Network::Egress);
+        egress.into_iter().chain(self.may_use_host.then_some(Network::Host)).collect()
     }
 
     async fn versions(&self) -> Result<Vec<(String, String)>, RuntimeError> {
@@ -136,7 +152,7 @@ impl Runtime for Containerd {
     }
 
     async fn lacks(&self) -> Vec<String> {
-        cgroup::lacks()
+        cgroup::lacks().into_iter().chain(self.lacks.iter().cloned()).collect()
     }
 }
 

@@ -16,13 +16,14 @@ impl Containerd {
         match spec.network {
             Network::None => Ok(Names::default()),
             Network::Egress => self.way_out()?.names().await.map_err(|error| failed(&error)),
+            Network::Host => Ok(Names::of_the_node()),
         }
     }
 
     /// Connects a container whose task was made just now, or `again`, because nobody knows whether that was
     /// done. One that was started already was connected before.
     pub(super) async fn join_network(&self, spec: &ContainerSpec, again: bool) -> Result<(), RuntimeError> {
-        if spec.network == Network::None {
+        if spec.network != Network::Egress {
             return Ok(());
         }
         let request = GetRequest { container_id: spec.id.to_string(), exec_id: String::new() };

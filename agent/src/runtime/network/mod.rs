@@ -84,6 +84,14 @@ pub(super) struct Names {
     pub(super) hosts: String,
 }
 
+impl Names {
+    /// What the node's own files say; a file that cannot be read says nothing.
+    pub(super) fn of_the_node() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self { resolv_conf: read(RESOLV_CONF[0]), hosts: read("/etc/hosts") }
+    }
+}
+
 /// Gives tasks their way out.
 pub struct Egress {
     policy: NetworkPolicy,

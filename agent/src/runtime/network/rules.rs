@@ -44,7 +44,8 @@ pub(super) struct Reach {
 /// Denied is refused with an ICMP message and not dropped, so that programs fail at once and do not hang.
 /// Addresses are compared before and after the node's own translation of them: a service's address, as
 /// Kubernetes has them, is another one by the time a packet is forwarded. For the same reason the node's own
-/// addresses are looked at before the translation: a published port of the node leads elsewhere.
+/// addresses are looked at before the translation: a published port of the node leads elsewhere. Whatever comes
+/// by a link from an address that is not this task's own is dropped without an answer.
 pub(super) fn ruleset(reach: &Reach) -> String {
     let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
     let never = NEVER.iter().map(|(address, length)| Ipv4Net::new_assert(*address, *length));
@@ -69,6 +70,7 @@ pub(super) fn ruleset(reach: &Reach) -> String {
 \t}}
 \tchain prerouting {{
 \t\ttype filter hook prerouting priority mangle; policy accept;
+\t\tiifname {links} fib saddr . iif oif missing drop
 \t\tiifname {links} fib daddr type local jump own
 \t}}
 \tchain own {{
