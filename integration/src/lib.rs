@@ -14,6 +14,7 @@ pub mod containerd;
 pub mod coordinator;
 pub mod cpu;
 pub mod cromwell;
+pub mod fake_node;
 pub mod figures;
 pub mod guest;
 pub mod http;

@@ -1,5 +1,18 @@
 //! Who asks. The one source of a task's owner; whatever is ever to tell callers apart plugs in here.
 
+use std::net::SocketAddr;
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Which of the two APIs was asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Surface {
+    Rest,
+    Grpc,
+}
+
 /// Somebody who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
@@ -12,5 +25,15 @@ impl Caller {
     /// not looked at: old clients send made-up ones where they were given none.
     pub(super) fn anonymous() -> Self {
         Self { owner: "anonymous".to_owned() }
+    }
+
+    /// Who it was, for people who want to know: there are no names yet, so it is where they asked from.
+    pub(super) fn described(peer: Option<Peer>, surface: Surface) -> String {
+        let surface = match surface {
+            Surface::Rest => "REST",
+            Surface::Grpc => "gRPC",
+        };
+        let from = peer.map_or_else(|| "somebody".to_owned(), |Peer(address)| address.to_string());
+        format!("{from} over {surface}")
     }
 }

@@ -21,6 +21,7 @@ use wire::task_service_server::{TaskService, TaskServiceServer};
 
 pub use serve::serve;
 
+use super::caller::{Caller, Peer, Surface};
 use super::error::ApiError;
 use super::request::{self, BODY_BYTES_MAX};
 use super::tasks::{self, LARGE_BODY_BYTES};
@@ -94,7 +95,8 @@ impl TaskService for Service {
         &self,
         request: Request<wire::CancelTaskRequest>,
     ) -> Result<Response<wire::CancelTaskResponse>, Status> {
-        tasks::cancel(&self.api, &request.into_inner().id).await?;
+        let by = Caller::described(request.extensions().get::<Peer>().copied(), Surface::Grpc);
+        tasks::cancel(&self.api, &request.into_inner().id, by).await?;
         Ok(Response::new(wire::CancelTaskResponse {}))
     }
 

@@ -68,13 +68,16 @@ async fn ended_tasks_are_swept_when_they_were_kept_long_enough() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         controller.post(Event::Tick).await.unwrap();
         // Its answer comes after the commit of the tick.
-        assert_eq!(controller.cancel(TaskId::from_bytes([99; 16])).await.unwrap(), CancelAnswer::Unknown);
+        assert_eq!(
+            controller.cancel(TaskId::from_bytes([99; 16]), String::new()).await.unwrap(),
+            CancelAnswer::Unknown
+        );
         let ended = reader.task(&task_id(1), Want::Everything).unwrap();
         assert_eq!(ended.is_none(), is_swept);
         let left = reader.list(&ListQuery::newest(9)).unwrap().tasks.len();
         assert_eq!(left, if is_swept { 3 } else { 4 }, "live tasks are never swept");
         let answer = if is_swept { CancelAnswer::Unknown } else { CancelAnswer::Accepted };
-        assert_eq!(controller.cancel(task_id(1)).await.unwrap(), answer);
+        assert_eq!(controller.cancel(task_id(1), String::new()).await.unwrap(), answer);
         let figure = format!("teamster_tasks_swept_total {}", u8::from(is_swept));
         assert!(state.metrics.text().contains(&figure));
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::caller::Peer;
 use super::error::Abandoned;
 use super::strict_heads::Strict;
 use super::{ApiState, router};
@@ -62,9 +63,9 @@ pub(super) async fn serve_patiently(
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     // Cancel safe: a connection that is accepted is spawned in the same step.
-    while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
+    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
         let (router, shutdown, cut) = (router.clone(), shutdown.clone(), cut.clone());
-        connections.spawn(connection(stream, slot, router, shutdown, cut, patience));
+        connections.spawn(connection(accepted, router, shutdown, cut, patience));
     }
     drop(listener);
     connections.close();
@@ -75,14 +76,19 @@ pub(super) async fn serve_patiently(
     Ok(())
 }
 
-pub(super) async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
+/// A connection that was taken.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: Peer,
+    pub(super) slot: OwnedSemaphorePermit,
+}
+
+pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Accepted {
     let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+        let taken = listener.accept().await;
+        match taken.and_then(|(stream, peer)| stream.set_nodelay(true).map(|()| (stream, Peer(peer)))) {
+            Ok((stream, peer)) => return Accepted { stream, peer, slot },
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
@@ -93,18 +99,17 @@ pub(super) async fn accept(
 
 /// One connection from its first request to its end.
 async fn connection(
-    stream: TcpStream,
-    _slot: OwnedSemaphorePermit,
+    accepted: Accepted,
     router: Router,
     shutdown: CancellationToken,
     cut: CancellationToken,
     patience: Patience,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "failed to set up a connection");
-        return;
-    }
-    let service = service_fn(move |request| answer(router.clone(), request));
+    let Accepted { stream, peer, slot: _slot } = accepted;
+    let service = service_fn(move |mut request: Request<_>| {
+        request.extensions_mut().insert(peer);
+        answer(router.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.next_request)

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Uri, header};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 use teamster_values::TaskId;
 
 use super::Api;
-use super::caller::Caller;
+use super::caller::{Caller, Peer, Surface};
 use super::error::ApiError;
 use super::once;
 use super::request::{self, BODY_BYTES_MAX, Checked};
@@ -96,20 +96,22 @@ pub(super) fn read(api: &Api, id: &str, view: View, small_sizes: bool) -> Result
 pub(super) async fn act(
     State(api): State<Arc<Api>>,
     id: PathId,
+    peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let path = text(id)?;
     let Some(id) = path.strip_suffix(":cancel") else { return Err(ApiError::NoSuchRoute) };
     // What little is sent is taken in, so that the connection can be used again.
     drop(tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, 64 << 10)).await);
-    cancel(&api, id).await?;
+    let by = Caller::described(peer.map(|Extension(peer)| peer), Surface::Rest);
+    cancel(&api, id, by).await?;
     Ok(Json(json!({})))
 }
 
-/// Asks for the caller's task `id` to end. The answer means that the wish is on disk.
-pub(super) async fn cancel(api: &Api, id: &str) -> Result<(), ApiError> {
+/// Asks for the caller's task `id` to end, on behalf of `by`. The answer means that the wish is on disk.
+pub(super) async fn cancel(api: &Api, id: &str, by: String) -> Result<(), ApiError> {
     let task = find(api, id, Want::Status)?;
-    match api.state.controller.cancel(task.head.id).await? {
+    match api.state.controller.cancel(task.head.id, by).await? {
         CancelAnswer::Accepted => Ok(()),
         CancelAnswer::Unknown => Err(ApiError::NoSuchTask(id.to_owned())),
     }

@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::act::Reply;
 use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 use super::once::Remembered;
-use super::{CancelAnswer, Controller, Event, KeyReused, LiveTask, NodeHello, Session, Submission, rows};
+use super::{
+    CancelAnswer, Controller, Event, KeyReused, LiveTask, NodeHello, Session, Submission, rows, words,
+};
 use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
 use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
@@ -34,6 +36,8 @@ pub(super) struct Decided {
     pub(super) remembered: Remembered,
     /// Such requests that no longer count.
     pub(super) forgotten: Vec<ForgottenRequest>,
+    /// Words for the system logs of tasks that have not ended, or end with this batch.
+    pub(super) notes: Vec<(Seq, String)>,
     /// What agents said of attempts that ended.
     pub(super) logs: HashMap<(Seq, u32), AttemptLog>,
     /// Commands about attempts that are none of this cluster's live tasks'.
@@ -67,7 +71,9 @@ impl Controller {
     ) -> Result<(), StoreError> {
         match event {
             Event::Submitted { submission, reply } => self.submitted(now, *submission, reply, decided)?,
-            Event::CancelRequested { task, reply } => self.cancel_requested(now, task, reply, decided)?,
+            Event::CancelRequested { task, by, reply } => {
+                self.cancel_requested(now, task, &by, reply, decided)?;
+            }
             Event::AgentConnected { agent, held, outbox, reply } => {
                 self.agent_connected(now, *agent, held, outbox, reply, decided)?;
             }
@@ -138,6 +144,7 @@ impl Controller {
         &mut self,
         now: Millis,
         task: TaskId,
+        by: &str,
         reply: oneshot::Sender<CancelAnswer>,
         decided: &mut Decided,
     ) -> Result<(), StoreError> {
@@ -145,7 +152,8 @@ impl Controller {
             Some(seq) => {
                 let event = cluster::Event::CancelRequested(*seq);
                 if self.cluster.handle(now, event, &mut decided.effects) {
-                    tracing::info!(%task, "cancel requested");
+                    tracing::info!(%task, by, "cancel requested");
+                    decided.notes.push((*seq, words::canceled(by)));
                 }
                 CancelAnswer::Accepted
             }

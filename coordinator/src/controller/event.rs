@@ -29,6 +29,8 @@ pub enum Event {
     CancelRequested {
         /// Which one.
         task: TaskId,
+        /// Who wants it, for the task's system log.
+        by: String,
         /// Answered once the wish is on disk.
         reply: oneshot::Sender<CancelAnswer>,
     },

@@ -58,9 +58,9 @@ impl Handle {
         Ok(self.ask(|reply| Event::Submitted { submission, reply }).await??)
     }
 
-    /// Cancels a task. The answer means that the wish is on disk.
-    pub async fn cancel(&self, task: TaskId) -> Result<CancelAnswer, Stopped> {
-        self.ask(|reply| Event::CancelRequested { task, reply }).await
+    /// Cancels a task for somebody, whom its system log will name. The answer means that the wish is on disk.
+    pub async fn cancel(&self, task: TaskId, by: String) -> Result<CancelAnswer, Stopped> {
+        self.ask(|reply| Event::CancelRequested { task, by, reply }).await
     }
 
     /// Posts an event that has no answer.

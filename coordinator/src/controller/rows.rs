@@ -33,6 +33,8 @@ impl Controller {
         }
         let forgotten = std::mem::take(&mut decided.forgotten).into_iter();
         changes.extend(forgotten.map(|request| Change::RequestForgotten { request }));
+        let notes = std::mem::take(&mut decided.notes).into_iter();
+        changes.extend(notes.map(|(seq, note)| Change::Noted { seq, note }));
         for end in &decided.effects.ended {
             let reported = decided.logs.remove(&(end.seq, end.placement.attempt));
             let log = self.attempt_log(end, reported, wall, decided.effects.changed.get(&end.seq));

@@ -30,6 +30,11 @@ pub(super) fn lost(loss: Loss, node: &str) -> String {
     reason(loss).line(text)
 }
 
+/// Who wants the task to end.
+pub(super) fn canceled(by: &str) -> String {
+    Reason::Canceled.line(format_args!("canceled by {by}"))
+}
+
 /// What follows when it is made again.
 pub(super) fn run_again(attempt: u32, wait: Duration) -> String {
     format!(

@@ -50,6 +50,13 @@ pub enum Change {
         /// Its new row; its notes are added to those that are there.
         row: LiveRow,
     },
+    /// There is something to say in the system log of a task that has not ended.
+    Noted {
+        /// Which task.
+        seq: u64,
+        /// The line.
+        note: String,
+    },
     /// An attempt ended.
     AttemptEnded {
         /// Which task.
@@ -215,6 +222,11 @@ impl Rows<'_> {
                 let (id, LiveRow { mut notes, .. }) = self.live_row(*seq)?;
                 notes.extend_from_slice(&row.notes);
                 self.changed.insert(*seq, (id, LiveRow { notes, ..row.clone() }));
+            }
+            Change::Noted { seq, note } => {
+                let (id, mut row) = self.live_row(*seq)?;
+                row.notes.push(note.clone());
+                self.changed.insert(*seq, (id, row));
             }
             Change::AttemptEnded { seq, attempt, log } => {
                 self.attempts.insert((*seq, *attempt), record::encode(log).as_slice())?;

@@ -7,21 +7,14 @@ mod schema;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use teamster_agent::Tools;
-use teamster_agent::runtime::fake::FakeRuntime;
-use teamster_agent::stage::Stager;
-use teamster_agent::storage::fake::FakeMounter;
 use teamster_coordinator::api::{self, Route};
 use teamster_integration::client::Client;
 use teamster_integration::coordinator::Coordinator;
+use teamster_integration::fake_node::{FakeNode, fake_task};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use schema::{faults, resolve};
 
@@ -150,31 +143,6 @@ impl Asking {
     }
 }
 
-/// A node whose containers do what their command says.
-fn node(dir: &Path, agents: SocketAddr, stop: CancellationToken) -> JoinSet<()> {
-    let mut config = teamster_agent::config::Config {
-        data_dir: dir.join("agent"),
-        coordinator: agents.to_string(),
-        node_id: Some("node-1".to_owned()),
-        grace_period: "100ms".parse().unwrap(),
-        ..Default::default()
-    };
-    config.capacity.cpus = Some(4.0);
-    config.capacity.memory = Some("16GiB".parse().unwrap());
-    config.capacity.disk = Some("1TiB".parse().unwrap());
-    let staging = Arc::new(Stager::new("/nonexistent".into()));
-    let tools =
-        Tools { runtime: Arc::new(FakeRuntime::new()), mounter: Arc::new(FakeMounter::default()), staging };
-    let mut running = JoinSet::new();
-    running.spawn(async move { teamster_agent::run_with(config, tools, stop).await.unwrap() });
-    running
-}
-
-fn task(command: &[&str]) -> Value {
-    json!({ "name": "n", "tags": { "k": "v" }, "executors": [{ "image": "fake", "command": command }],
-            "resources": { "cpu_cores": 1, "ram_gb": 0.5, "disk_gb": 1 } })
-}
-
 /// A task with every field that there is, and a key that nobody knows. It waits for ever.
 fn whole() -> Value {
     json!({
@@ -207,14 +175,14 @@ async fn ask_everything(checker: &mut Checker, client: &Client, prefix: &str) {
         serde_json::from_str::<Value>(&answer.text).unwrap()["id"].as_str().unwrap().to_owned()
     };
     let waiting = created(checker, &whole()).await;
-    let ended = created(checker, &task(&["print", "hello"])).await;
-    let failed = created(checker, &task(&["exit", "3"])).await;
-    let running = created(checker, &task(&["ignore-term"])).await;
+    let ended = created(checker, &fake_task(&["print", "hello"])).await;
+    let failed = created(checker, &fake_task(&["exit", "3"])).await;
+    let running = created(checker, &fake_task(&["ignore-term"])).await;
     client.wait(&ended).await;
     client.wait(&failed).await;
     client.wait_state(&running, "RUNNING").await;
     for (task, status) in
-        [(&task(&["exit", "0"]), "200"), (&task(&["exit", "1"]), "409"), (&json!({}), "400")]
+        [(&fake_task(&["exit", "0"]), "200"), (&fake_task(&["exit", "1"]), "409"), (&json!({}), "400")]
     {
         let answer = checker.ask("post", &tasks, |asking| named(asking).body(task)).await;
         assert_eq!(answer.status, status);
@@ -247,8 +215,7 @@ async fn ask_everything(checker: &mut Checker, client: &Client, prefix: &str) {
 async fn the_document_and_what_is_served_are_one() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::start(dir.path(), "storage = ['/mnt/shared']\nheartbeat = '200ms'").await;
-    let stop = CancellationToken::new();
-    let mut node = node(dir.path(), coordinator.agents, stop.clone());
+    let node = FakeNode::start(dir.path(), coordinator.agents);
     let mut checker = Checker::new(coordinator.http).await;
     for prefix in ["/v1", "/ga4gh/tes/v1"] {
         ask_everything(&mut checker, &coordinator.client(), prefix).await;
@@ -267,8 +234,7 @@ async fn the_document_and_what_is_served_are_one() {
             }
         }
     }
-    stop.cancel();
-    node.join_next().await.unwrap().unwrap();
+    node.stop().await;
 }
 
 #[test]

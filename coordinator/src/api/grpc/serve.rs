@@ -16,7 +16,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use teamster_proto::tes::v1 as wire;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,7 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
-use super::super::serve::{CONNECTIONS_MAX, FINISH_TIMEOUT, accept};
+use super::super::serve::{Accepted, CONNECTIONS_MAX, FINISH_TIMEOUT, accept};
 use super::super::{Api, ApiState};
 use super::intake;
 
@@ -82,12 +82,9 @@ pub(super) async fn serve_with(
     let calls = Calls { tracker: TaskTracker::new(), cut: CancellationToken::new() };
     health.set_service_status(wire::task_service_server::SERVICE_NAME, ServingStatus::Serving).await;
     // Cancel safe: a connection that is accepted is spawned in the same step.
-    while let Some((stream, slot)) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        let connection = connection(stream, router.clone(), shutdown.clone(), calls.clone(), patience);
-        calls.tracker.spawn(async move {
-            connection.await;
-            drop(slot);
-        });
+    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
+        let connection = connection(accepted, router.clone(), shutdown.clone(), calls.clone(), patience);
+        calls.tracker.spawn(connection);
     }
     drop(listener);
     end_health(health).await;
@@ -109,21 +106,19 @@ async fn end_health(mut health: HealthReporter) {
 
 /// One connection from its first call to its end.
 async fn connection(
-    stream: TcpStream,
+    accepted: Accepted,
     router: Router,
     shutdown: CancellationToken,
     calls: Calls,
     patience: Patience,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "failed to set up a connection");
-        return;
-    }
+    let Accepted { stream, peer, slot: _slot } = accepted;
     let cut = calls.cut.clone();
     let is_client = Arc::new(AtomicBool::new(false));
     let called = is_client.clone();
-    let service = service_fn(move |request: Request<_>| {
+    let service = service_fn(move |mut request: Request<_>| {
         called.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http2::Builder::new(calls)

@@ -134,7 +134,7 @@ impl Agent {
         let reports = vec![HeldAttempt { stage, ..held.clone() }];
         self.state.controller.post(Event::AgentReported { session: self.session, reports }).await.unwrap();
         // Answered once the batch that holds it is on disk, and that is this report's or a later one.
-        self.state.controller.cancel(TaskId::from_bytes([0; 16])).await.unwrap();
+        self.state.controller.cancel(TaskId::from_bytes([0; 16]), String::new()).await.unwrap();
     }
 }
 
