@@ -112,6 +112,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         config: Arc::new(config),
         cluster_id: opened.cluster_id,
         secret: opened.secret,
+        admission: Arc::default(),
     };
     let mut parts = JoinSet::new();
     parts.spawn(tick(controller, stop.clone()));

@@ -21,11 +21,11 @@ use wire::task_service_server::{TaskService, TaskServiceServer};
 
 pub use serve::serve;
 
+use super::admission::LARGE_BODY_BYTES;
 use super::caller::{Caller, Peer, Surface};
 use super::error::ApiError;
 use super::request::{self, BODY_BYTES_MAX};
-use super::tasks::{self, LARGE_BODY_BYTES};
-use super::{Api, list, once};
+use super::{Api, list, once, tasks};
 
 /// What serves the calls.
 struct Service {

@@ -52,7 +52,7 @@ pub(super) async fn page<T: Send + 'static>(
     let view = tasks::view(parameters)?;
     let owner = Caller::anonymous().owner;
     let query = ListQuery { want: view.want(), ..query(api, &owner, parameters)? };
-    let _turn = api.lists.acquire().await.expect("the semaphore is never closed");
+    let _turn = api.state.admission.list().await;
     let (reader, board) = (api.state.reader.clone(), api.state.board.view());
     let (secret, state) = (api.state.secret.clone(), state_name(parameters));
     // Reading and writing out thousands of tasks would hold up everybody else on this thread.

@@ -6,6 +6,7 @@
 //! a 5xx for a passing cause, because the widely used ones give a task up at the first: the request is held,
 //! or the connection is dropped.
 
+mod admission;
 mod backend_parameters;
 mod caller;
 mod error;
@@ -45,8 +46,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use tokio::sync::Semaphore;
 
+pub use admission::Admission;
 pub use grpc::serve as serve_grpc;
 pub use routes::{Route, served};
 pub use serve::serve;
@@ -59,12 +60,6 @@ use crate::metrics::Metrics;
 use crate::store::{Reader, Secret};
 use error::ApiError;
 use routes::Routes;
-
-/// How many lists are read at the same time: each may hold some ten megabytes, others wait.
-const LISTS_AT_ONCE: usize = 8;
-
-/// How many bytes of large request bodies are held at the same time; others wait.
-const LARGE_BODIES_BYTES_MAX: usize = 256 << 20;
 
 /// What the API works with.
 #[derive(Debug, Clone)]
@@ -85,20 +80,18 @@ pub struct ApiState {
     pub cluster_id: String,
     /// What page tokens are signed with.
     pub secret: Secret,
+    /// How much may be under way, on all listeners together.
+    pub admission: Arc<Admission>,
 }
 
 /// What the handlers share.
 struct Api {
     state: ApiState,
-    lists: Semaphore,
-    /// One permit per byte.
-    large_bodies: Semaphore,
 }
 
 impl Api {
     fn new(state: ApiState) -> Arc<Self> {
-        let (lists, large_bodies) = (Semaphore::new(LISTS_AT_ONCE), Semaphore::new(LARGE_BODIES_BYTES_MAX));
-        Arc::new(Self { state, lists, large_bodies })
+        Arc::new(Self { state })
     }
 }
 

@@ -70,7 +70,8 @@ pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: C
     let (controller, _) = controller::start(parts).unwrap();
     let storage = STORAGE.map(|path| AbsolutePath::parse(path).unwrap()).to_vec();
     let config = Arc::new(Config { storage, ..config });
-    ApiState { controller, reader, board, metrics, log_hub: Arc::default(), config, cluster_id, secret }
+    let (log_hub, admission) = Default::default();
+    ApiState { controller, reader, board, metrics, log_hub, config, cluster_id, secret, admission }
 }
 
 pub(super) async fn send(router: Router, request: Request<Body>) -> Answer {

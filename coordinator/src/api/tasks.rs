@@ -1,7 +1,6 @@
 //! One task: create, get, cancel.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::PathRejection;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use teamster_values::TaskId;
 
 use super::Api;
+use super::admission::{BODY_TIMEOUT, Incoming, LARGE_BODY_BYTES};
 use super::caller::{Caller, Peer, Surface};
 use super::error::ApiError;
 use super::once;
@@ -19,13 +19,6 @@ use super::request::{self, BODY_BYTES_MAX, Checked};
 use super::response::{self, Reading, TaskView, View};
 use crate::controller::{CancelAnswer, Once, Submission};
 use crate::store::{StoredTask, Want};
-
-/// How long a body may take to arrive. Engines give up after about a minute themselves.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Bodies beyond this wait for room in memory, and are parsed aside, so as not to hold up everybody else on
-/// the thread.
-pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// Parameters of the query, in their order.
 pub(super) type Parameters = Vec<(String, String)>;
@@ -42,12 +35,12 @@ pub(super) async fn create(
     let key = once::key(&headers)?;
     // A body that does not say its size may be the largest.
     let announced_bytes = body.size_hint().upper().map_or(BODY_BYTES_MAX, |bytes| bytes as usize);
+    let too_large = ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX };
     if announced_bytes > BODY_BYTES_MAX {
-        return Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX });
+        return Err(too_large);
     }
-    let room_bytes = if announced_bytes > LARGE_BODY_BYTES { announced_bytes as u32 } else { 0 };
-    let _room = api.large_bodies.acquire_many(room_bytes).await.expect("the semaphore is never closed");
-    let body = read_body(body).await?;
+    let _room = api.state.admission.body(announced_bytes).await?;
+    let body = Incoming::new(body).all(BODY_BYTES_MAX).await?.ok_or(too_large)?;
     let is_large = body.len() > LARGE_BODY_BYTES;
     let config = api.state.config.clone();
     let read = move || -> Result<_, ApiError> {
@@ -157,25 +150,4 @@ pub(super) fn view(parameters: &Parameters) -> Result<View, ApiError> {
 pub(super) fn has_small_sizes(headers: &HeaderMap) -> bool {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     agent.starts_with("akka-http/") || agent.starts_with("pekko-http/")
-}
-
-async fn read_body(body: Body) -> Result<axum::body::Bytes, ApiError> {
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
-        Err(_) => Err(ApiError::BodyTimeout),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if is_over_limit(&error) => Err(ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX }),
-        Ok(Err(error)) => Err(ApiError::Invalid(format!("the body cannot be read: {error}"))),
-    }
-}
-
-/// axum says it only by the type of the innermost error, which it does not export, and by its words.
-fn is_over_limit(error: &axum::Error) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if error.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

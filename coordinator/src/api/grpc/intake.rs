@@ -8,17 +8,15 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use futures_util::StreamExt;
-use prost::bytes::{Buf, BytesMut};
+use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tokio::sync::SemaphorePermit;
-use tokio::time::timeout;
 use tonic::Status;
 
 use super::super::Api;
+use super::super::admission::Incoming;
 use super::super::error::ApiError;
 use super::super::request::{BODY_BYTES_MAX, JSON_VALUES_MAX};
-use super::super::tasks::{BODY_TIMEOUT, LARGE_BODY_BYTES};
 
 /// Calls of this service send one message each.
 const SERVICE: &str = "/tes.v1.TaskService/";
@@ -42,34 +40,27 @@ pub(super) async fn bounded(State(api): State<Arc<Api>>, request: Request, next:
     }
     let max_bytes = if path == CREATE { BODY_BYTES_MAX } else { QUESTION_BYTES_MAX };
     let (head, body) = request.into_parts();
-    let taken = timeout(BODY_TIMEOUT, take_in(&api, body, max_bytes)).await;
-    match taken.unwrap_or(Err(ApiError::BodyTimeout)) {
+    match take_in(&api, body, max_bytes).await {
         // The room is held until the call is over.
         Ok((body, _room)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => Status::from(error).into_http(),
     }
 }
 
-async fn take_in(
-    api: &Api,
-    body: Body,
-    max_bytes: usize,
-) -> Result<(Bytes, Option<SemaphorePermit<'_>>), ApiError> {
-    let (mut taken, mut room) = (BytesMut::new(), None);
-    let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece =
-            piece.map_err(|error| ApiError::Invalid(format!("the message cannot be read: {error}")))?;
-        if taken.len() + piece.len() > max_bytes + PREFIX_BYTES {
-            return Err(ApiError::TooLarge { limit_bytes: max_bytes });
-        }
-        if room.is_none() && taken.len() + piece.len() > LARGE_BODY_BYTES {
-            // How large it will be is not known; meanwhile flow control holds the sender.
-            let permits = api.large_bodies.acquire_many(BODY_BYTES_MAX as u32).await;
-            room = Some(permits.expect("the semaphore is never closed"));
-        }
-        taken.extend_from_slice(&piece);
+async fn take_in(api: &Api, body: Body, max_bytes: usize) -> Result<(Bytes, SemaphorePermit<'_>), ApiError> {
+    let mut incoming = Incoming::new(body);
+    incoming.at_least(PREFIX_BYTES).await?;
+    let length = incoming.taken().first_chunk().map_or(0, |[_, length @ ..]: &[u8; PREFIX_BYTES]| {
+        // No message is longer than four bytes can say.
+        u32::from_be_bytes(*length) as usize
+    });
+    if length > max_bytes {
+        return Err(ApiError::TooLarge { limit_bytes: max_bytes });
     }
+    // Meanwhile flow control holds the sender.
+    let room = api.state.admission.body(length).await?;
+    let taken = incoming.all(PREFIX_BYTES + length).await?;
+    let taken = taken.ok_or_else(|| ApiError::Invalid("the call must send one message".to_owned()))?;
     let message = taken.get(PREFIX_BYTES..).unwrap_or_default();
     if count(message, 0) > JSON_VALUES_MAX {
         return Err(ApiError::Invalid(format!(
