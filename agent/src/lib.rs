@@ -12,6 +12,7 @@ pub mod config;
 pub mod data_dir;
 pub mod disk;
 pub mod failpoint;
+pub mod image_care;
 pub mod kept_logs;
 pub mod lease;
 pub mod log_reader;
@@ -223,6 +224,12 @@ async fn run_in(
     let sweep = kept_logs::sweep(config.data_dir.clone(), config.log_retention.0, node.disk.clone());
     parts.spawn(async move { until_shutdown.run_until_cancelled(sweep).await.unwrap_or_default() });
     let until_shutdown = shutdown.clone();
+    let care = image_care::sweep(node.runtime.clone(), node.wanted_images.clone());
+    parts.spawn(async move { until_shutdown.run_until_cancelled(care).await.unwrap_or_default() });
+    let until_shutdown = shutdown.clone();
+    let prepull = image_care::prepull(node.runtime.clone(), config.images.prepull);
+    parts.spawn(async move { until_shutdown.run_until_cancelled(prepull).await.unwrap_or_default() });
+    let until_shutdown = shutdown.clone();
     let storages = session::keep_offers(config.storage, tools.mounter, offers);
     parts.spawn(async move { until_shutdown.run_until_cancelled(storages).await.unwrap_or_default() });
     let mut result = Ok(());
@@ -249,6 +256,7 @@ fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
         staging: tools.staging.clone(),
         disk: TaskTracker::new(),
         disk_watch: Arc::default(),
+        wanted_images: Arc::default(),
         stages: Arc::default(),
     }))
 }

@@ -105,6 +105,7 @@ async fn leave_running(config: &Config, runtime: &Arc<FakeRuntime>, task: u8, co
         staging: Arc::new(NothingToStage),
         disk: TaskTracker::new(),
         disk_watch: Arc::default(),
+        wanted_images: Arc::default(),
         stages: Arc::default(),
     });
     let (_orders, orders) = watch::channel(Orders::default());

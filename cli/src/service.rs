@@ -132,6 +132,18 @@ pub(crate) struct ImageArgs {
     /// How many layers of an image are fetched at one time
     #[arg(long, env = "TEAMSTER_IMAGES_PARALLEL_LAYERS", value_name = "N")]
     images_parallel_layers: Option<u32>,
+    /// How full the disk of images may be before those used least recently are removed
+    #[arg(long, env = "TEAMSTER_IMAGES_DISK_HIGH_PERCENT", value_name = "N")]
+    images_disk_high_percent: Option<u8>,
+    /// How full the disk of images may be when that is over
+    #[arg(long, env = "TEAMSTER_IMAGES_DISK_LOW_PERCENT", value_name = "N")]
+    images_disk_low_percent: Option<u8>,
+    /// Remove images that nothing has used for so long; 0s for never
+    #[arg(long, env = "TEAMSTER_IMAGES_UNUSED_MAX", value_name = "TIME")]
+    images_unused_max: Option<Period>,
+    /// Never remove an image that was used in the last so long
+    #[arg(long, env = "TEAMSTER_IMAGES_IDLE_MIN", value_name = "TIME")]
+    images_idle_min: Option<Period>,
 }
 
 /// What `agent` takes. Flags win over the environment, and both over the file.
@@ -272,6 +284,10 @@ impl ImageArgs {
             images.pull_timeout => self.images_pull_timeout,
             images.stall_timeout => self.images_stall_timeout,
             images.parallel_layers => self.images_parallel_layers,
+            images.disk_high_percent => self.images_disk_high_percent,
+            images.disk_low_percent => self.images_disk_low_percent,
+            images.unused_max => self.images_unused_max,
+            images.idle_min => self.images_idle_min,
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Oddity {
     Silence,
     /// This instead of the content.
     Lie(Vec<u8>),
+    /// The content is elsewhere.
+    Redirect(String),
 }
 
 #[derive(Default)]
@@ -29,6 +31,8 @@ struct State {
     password: Option<String>,
     /// Each request: method, path and range.
     seen: Vec<String>,
+    /// What was shown with each of them.
+    proofs: Vec<Option<String>>,
 }
 
 /// A registry whose oddities a test chooses. It ends with this value.
@@ -84,6 +88,11 @@ impl OddRegistry {
         state.oddities.entry(format!("/v2/{path}")).or_default().push_back(oddity);
     }
 
+    /// What the requests so far showed of whom they came from.
+    pub fn proofs(&self) -> Vec<Option<String>> {
+        self.state.lock().unwrap().proofs.clone()
+    }
+
     /// The requests of paths that end so, in order: `GET /v2/… bytes=…`.
     pub fn requests(&self, end: &str) -> Vec<String> {
         let state = self.state.lock().unwrap();
@@ -117,6 +126,7 @@ async fn serve(stream: TcpStream, state: &Mutex<State>, host: &str) -> std::io::
             state
                 .seen
                 .push(format!("{method} {path} {}", range.as_deref().unwrap_or_default()).trim().to_owned());
+            state.proofs.push(proof.clone());
             let oddity = state.oddities.get_mut(path).and_then(VecDeque::pop_front);
             (oddity.or_else(|| wants(&state, path, proof.as_deref())), state.content.get(path).cloned())
         };
@@ -160,6 +170,10 @@ async fn answer(
         let head = format!("HTTP/1.1 {code} Odd\r\n{challenge}content-length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         return stream.write_all(body.as_bytes()).await;
+    }
+    if let Some(Oddity::Redirect(to)) = &oddity {
+        let head = format!("HTTP/1.1 307 Odd\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+        return stream.write_all(head.as_bytes()).await;
     }
     let (media_type, mut content) = found.unwrap_or_default();
     if let Some(Oddity::Lie(lie)) = &oddity {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ pub struct PrivateRegistry {
     child: Child,
     port: u16,
     login: Option<(String, String)>,
+    has_tls: bool,
 }
 
 impl PrivateRegistry {
@@ -28,6 +29,19 @@ impl PrivateRegistry {
     /// # Panics
     /// When it does not come up.
     pub fn start(login: Option<(&str, &str)>) -> Self {
+        Self::start_with(login, false)
+    }
+
+    /// One that gives anybody anything over TLS, with a certificate that only [`PrivateRegistry::authority`]
+    /// vouches for.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_tls() -> Self {
+        Self::start_with(None, true)
+    }
+
+    fn start_with(login: Option<(&str, &str)>, has_tls: bool) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = home.path().display();
@@ -38,6 +52,15 @@ impl PrivateRegistry {
         if let Some((name, password)) = login {
             fs::write(home.path().join("htpasswd"), htpasswd(name, password)).unwrap();
             config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {dir}/htpasswd\n");
+        }
+        if has_tls {
+            certify(home.path());
+            config = config.replace(
+                &format!("127.0.0.1:{port}\n"),
+                &format!(
+                    "127.0.0.1:{port}\n  tls:\n    certificate: {dir}/server.pem\n    key: {dir}/server.key\n"
+                ),
+            );
         }
         fs::write(home.path().join("config.yml"), config).unwrap();
         let log = fs::File::create(home.path().join("log")).unwrap();
@@ -50,7 +73,7 @@ impl PrivateRegistry {
             .spawn()
             .expect("docker-registry (Debian: docker-registry)");
         let login = login.map(|(name, password)| (name.to_owned(), password.to_owned()));
-        let registry = Self { home, child, port, login };
+        let registry = Self { home, child, port, login, has_tls };
         let deadline = Instant::now() + DEADLINE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let log = fs::read_to_string(registry.home.path().join("log")).unwrap_or_default();
@@ -63,6 +86,11 @@ impl PrivateRegistry {
     /// As it stands in references.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The certificate authority behind it, where it speaks TLS.
+    pub fn authority(&self) -> PathBuf {
+        self.home.path().join("ca.pem")
     }
 
     /// A file with a docker configuration that has the login.
@@ -80,8 +108,15 @@ impl PrivateRegistry {
     /// # Panics
     /// When the registry does not take them.
     pub async fn push(&self, repository: &str, tag: &str, blobs: &[&[u8]], manifest: &Value) -> String {
-        let http = reqwest::Client::new();
-        let base = format!("http://{}/v2/{repository}", self.host());
+        let mut http = reqwest::Client::builder();
+        if self.has_tls {
+            let authority = fs::read(self.authority()).unwrap();
+            let authority = reqwest::Certificate::from_pem(&authority).unwrap();
+            http = http.tls_certs_only([authority]);
+        }
+        let http = http.build().unwrap();
+        let scheme = if self.has_tls { "https" } else { "http" };
+        let base = format!("{scheme}://{}/v2/{repository}", self.host());
         let login = |request: reqwest::RequestBuilder| match &self.login {
             Some((name, password)) => request.basic_auth(name, Some(password)),
             None => request,
@@ -114,6 +149,22 @@ impl Drop for PrivateRegistry {
 pub fn digest(content: &[u8]) -> String {
     let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
+}
+
+/// Makes a certificate authority and a certificate for 127.0.0.1 in a directory.
+fn certify(dir: &Path) {
+    let run = |words: &str| {
+        let output = Command::new("openssl").args(words.split(' ')).current_dir(dir).output();
+        let output = output.expect("openssl (Debian: openssl)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    run(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=teamster-test-authority"));
+    run(&format!("req {key} -keyout server.key -out server.csr -subj /CN=teamster-test-registry"));
+    fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    run(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names",
+    );
 }
 
 /// A line of a password file; the registry takes bcrypt only, which Perl has from the C library.

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use serde_json::{Value, json};
-use teamster_integration::cluster::Options;
+use teamster_agent::runtime::image;
+use teamster_integration::cluster::{Options, eventually, teamster};
+use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
 use teamster_integration::image::TestImage;
 use teamster_integration::odd_registry::{OddRegistry, Oddity};
 use teamster_integration::registry::digest;
@@ -19,22 +21,36 @@ fn task(image: &str) -> Value {
     })
 }
 
-#[tokio::test]
-async fn a_task_brings_its_image() {
-    let stand = Stand::start().await;
-    let registry = OddRegistry::start().await;
+/// Puts an image made for `architecture` at `lab/<name>:1`.
+fn put(registry: &OddRegistry, name: &str, architecture: Option<&str>) {
     let (layer, config) = TestImage::named("unused").parts();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    if let Some(architecture) = architecture {
+        config["architecture"] = architecture.into();
+    }
+    let config = config.to_string().into_bytes();
     let entry = |media_type: &str, content: &[u8]| json!({"mediaType": media_type, "digest": digest(content), "size": content.len()});
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
         "config": entry("application/vnd.oci.image.config.v1+json", &config),
         "layers": [entry("application/vnd.oci.image.layer.v1.tar", &layer)]});
-    registry.put("lab/tool/manifests/1", MANIFEST, manifest.to_string().as_bytes());
+    registry.put(&format!("lab/{name}/manifests/1"), MANIFEST, manifest.to_string().as_bytes());
     for blob in [&layer, &config] {
-        registry.put(&format!("lab/tool/blobs/{}", digest(blob)), "application/octet-stream", blob);
+        registry.put(&format!("lab/{name}/blobs/{}", digest(blob)), "application/octet-stream", blob);
     }
+}
+
+#[tokio::test]
+async fn a_task_brings_its_image() {
+    let stand = Stand::start().await;
+    let registry = OddRegistry::start().await;
+    put(&registry, "tool", None);
+    put(&registry, "early", None);
+    put(&registry, "other", Some("s390x"));
     registry.next("lab/tool/manifests/1", Oddity::Status(503, String::new()));
     let host = registry.host();
-    let agent_toml = format!("[[registry]]\nhost = '{host}'\nplain_http = true\n");
+    let agent_toml = format!(
+        "[images]\nprepull = ['{host}/lab/early:1']\n[[registry]]\nhost = '{host}'\nplain_http = true\n"
+    );
     let cluster = stand.cluster(&Options { agent_toml, ..Options::default() }).await;
 
     let id = cluster.client.submit(&task(&format!("{host}/lab/tool:1"))).await;
@@ -45,11 +61,63 @@ async fn a_task_brings_its_image() {
     let line = log["system_logs"].as_array().unwrap().iter().find_map(|line| line.as_str()).unwrap();
     assert!(line.contains("pulled") && line.contains(host), "{log}");
 
-    let id = cluster.client.submit(&task(&format!("{host}/lab/nothing:7"))).await;
-    let failed = cluster.client.wait(&id).await;
-    assert_eq!(failed["state"], "SYSTEM_ERROR", "{failed}");
-    assert_eq!(failed["logs"].as_array().unwrap().len(), 1, "it would fail elsewhere too");
-    let log = &failed["logs"][0];
-    assert_eq!(log["metadata"]["reason"], "IMAGE_NOT_FOUND");
-    assert!(log["system_logs"].to_string().contains("no such thing (MANIFEST_UNKNOWN)"), "{log}");
+    // What is on the operator's list is here before anybody asks.
+    let socket = stand.containerd.socket();
+    let early = format!("{host}/lab/early:1");
+    eventually("the list is here", async || {
+        let images = image::list(&socket).await.unwrap();
+        images.iter().any(|image| image.name == early).then_some(())
+    })
+    .await;
+    let done = cluster.client.wait(&cluster.client.submit(&task(&early)).await).await;
+    assert_eq!(done["state"], "COMPLETE", "{done}");
+    assert!(!done["logs"][0]["system_logs"].to_string().contains("pulled"), "{done}");
+
+    let denied = r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#;
+    registry.next("lab/secret/manifests/1", Oddity::Status(403, denied.into()));
+    for (image, reason, words) in [
+        ("nothing:7", "IMAGE_NOT_FOUND", "no such thing (MANIFEST_UNKNOWN)"),
+        ("secret:1", "IMAGE_UNAUTHORIZED", "not for you (DENIED)"),
+        ("other:1", "IMAGE_UNUSABLE", "made for linux/s390x"),
+    ] {
+        let id = cluster.client.submit(&task(&format!("{host}/lab/{image}"))).await;
+        let failed = cluster.client.wait(&id).await;
+        assert_eq!(failed["state"], "SYSTEM_ERROR", "{failed}");
+        assert_eq!(failed["logs"].as_array().unwrap().len(), 1, "it would fail elsewhere too");
+        let log = &failed["logs"][0];
+        assert_eq!(log["metadata"]["reason"], reason);
+        assert!(log["system_logs"].to_string().contains(words), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_pulls_and_lists() {
+    if !can_run_containers() {
+        return;
+    }
+    let (containerd, registry) = (PrivateContainerd::start(), OddRegistry::start().await);
+    put(&registry, "tool", None);
+    let host = registry.host();
+    let config = containerd.home().join("agent.toml");
+    std::fs::write(&config, format!("[[registry]]\nhost = '{host}'\nplain_http = true\n")).unwrap();
+    let socket = containerd.socket();
+    let run = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(teamster());
+        command.arg("image").args(words).arg("--containerd").arg(&socket);
+        let output = command.output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (reference, config) = (format!("{host}/lab/tool:1"), config.to_str().unwrap());
+    let (code, said, errors) = run(&["pull", "--config", config, &reference]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(said.contains("pulled") && said.contains("sha256:"), "{said}");
+    assert!(errors.is_empty(), "no bar where there is no terminal: {errors}");
+    let (_, list, _) = run(&["list", "--output", "json"]).await;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list[0]["name"], reference);
+    assert!(list[0]["size_bytes"].as_u64().unwrap() > 500_000);
+    let (code, _, errors) = run(&["pull", "--config", config, &format!("{host}/lab/nothing:1")]).await;
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("no such thing (MANIFEST_UNKNOWN)"), "{errors}");
 }

@@ -78,4 +78,4 @@ BUILD_NEEDS="protoc:protobuf-compiler cc:gcc ld:binutils crt1.o:libc6-dev"
 # shellcheck disable=SC2034
 RUN_NEEDS="containerd:containerd runc:runc busybox:busybox-static"
 # shellcheck disable=SC2034
-TEST_NEEDS="python3:python3 venv:python3-venv rsync:rsync bash:bash perl:perl nft:nftables ip:iproute2 curl:curl jq:jq docker-registry:docker-registry"
+TEST_NEEDS="python3:python3 venv:python3-venv rsync:rsync bash:bash perl:perl nft:nftables ip:iproute2 curl:curl jq:jq openssl:openssl docker-registry:docker-registry"

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci_spec::distribution::Reference;
 use serde::{Deserialize, Serialize};
 use teamster_values::{ByteCount, Period};
 
@@ -30,6 +31,16 @@ pub struct ImageSettings {
     pub stall_timeout: Period,
     /// How many layers of an image are fetched at one time.
     pub parallel_layers: u32,
+    /// Images that are fetched when the agent starts, and never removed.
+    pub prepull: Vec<String>,
+    /// When the disk of the images is fuller than this, those that were used least recently are removed…
+    pub disk_high_percent: u8,
+    /// … until it is no fuller than this.
+    pub disk_low_percent: u8,
+    /// Images that nothing has used for so long are removed, however much room there is; zero for never.
+    pub unused_max: Period,
+    /// An image that was used in the last so long is never removed.
+    pub idle_min: Period,
 }
 
 /// When a registry is asked for an image.
@@ -110,6 +121,11 @@ impl Default for ImageSettings {
             pull_timeout: Period(Duration::from_secs(60 * 60)),
             stall_timeout: Period(Duration::from_secs(60)),
             parallel_layers: 3,
+            prepull: Vec::new(),
+            disk_high_percent: 85,
+            disk_low_percent: 75,
+            unused_max: Period(Duration::ZERO),
+            idle_min: Period(Duration::from_secs(10 * 60)),
         }
     }
 }
@@ -130,6 +146,18 @@ pub(super) fn check(images: &ImageSettings, registries: &[RegistrySettings]) -> 
     }
     if images.pull_timeout.0.is_zero() || images.stall_timeout.0.is_zero() {
         return refuse("images.pull_timeout, images.stall_timeout", "must be longer than nothing");
+    }
+    for (index, reference) in images.prepull.iter().enumerate() {
+        let bare = reference.strip_prefix("docker://").unwrap_or(reference);
+        if let Err(error) = Reference::try_from(bare) {
+            return refuse(&format!("images.prepull[{index}]"), &error.to_string());
+        }
+    }
+    if !(1..=100).contains(&images.disk_high_percent) {
+        return refuse("images.disk_high_percent", "must be from 1 to 100");
+    }
+    if !(1..=images.disk_high_percent).contains(&images.disk_low_percent) {
+        return refuse("images.disk_low_percent", "must be from 1 to images.disk_high_percent");
     }
     for (index, registry) in registries.iter().enumerate() {
         let refuse = |field: &str, reason: &str| refuse(&format!("registry[{index}].{field}"), reason);

@@ -7,11 +7,14 @@ mod credentials;
 mod document;
 mod fetch;
 mod import;
+mod places;
 mod policy;
 mod progress;
 mod pull;
 mod registry;
+mod rights;
 mod store;
+mod sweep;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,14 +22,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use jiff::Timestamp;
 use oci_spec::distribution::Reference;
 
 use self::document::Opened;
-use self::fetch::Source;
 pub use self::import::{ImportError, ImportedImage, import};
 pub use self::progress::{PullProgress, Pulled};
 use self::pull::Pull;
-use self::registry::{FetchError, Place, Registry};
+use self::registry::FetchError;
 pub use self::store::{StoredImage, list};
 use self::store::{look_up, make_ready, next_chain_id, open, publish, tie_together, unpack_and_keep};
 use super::containerd::Link;
@@ -49,7 +52,7 @@ struct Running {
 pub(super) struct Images {
     link: Link,
     settings: ImageSettings,
-    registries: Vec<RegistrySettings>,
+    registry_settings: Vec<RegistrySettings>,
     /// By the digest that a name stands for: content under a digest cannot change, so a warm look asks only
     /// what the name stands for now.
     known: Mutex<HashMap<String, Arc<Opened>>>,
@@ -57,6 +60,8 @@ pub(super) struct Images {
     unpacking: tokio::sync::Mutex<()>,
     /// By full name: parallel wishes for one image share its pull.
     pulls: Mutex<HashMap<String, Running>>,
+    /// By full name: when a task last asked for it. Held while one is removed.
+    used: tokio::sync::Mutex<HashMap<String, Timestamp>>,
 }
 
 /// Pulls an image onto the node whose containerd listens at `socket`, whether it is there already or not:
@@ -95,16 +100,18 @@ impl Images {
         Self {
             link,
             settings,
-            registries,
+            registry_settings: registries,
             known: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
             pulls: Mutex::default(),
+            used: tokio::sync::Mutex::default(),
         }
     }
 
     /// The image behind `reference`, pulled if the policy says so, and ready to make containers from.
     pub(super) async fn ensure(&self, reference: &str) -> Result<Image, RuntimeError> {
         let name = self.permitted(reference)?;
+        self.touch(&name).await;
         let mut pulled = None;
         let mut found = match self.settings.pull {
             PullPolicy::Always if !self.is_current(&name).await? => None,
@@ -135,7 +142,7 @@ impl Images {
 
     /// What this node has under the name, ready; nothing if any part of it is missing.
     async fn find(&self, name: &Reference, reference: &str) -> Result<Option<Image>, RuntimeError> {
-        let Some((name, target)) = look_up(&self.link, name).await? else { return Ok(None) };
+        let Some((record, target)) = look_up(&self.link, name).await? else { return Ok(None) };
         let opened = match self.known(&target.digest) {
             Some(opened) => opened,
             None => {
@@ -157,8 +164,10 @@ impl Images {
                 opened
             }
         };
+        self.check_rights(name, &record, &target).await?;
+        self.write_use(&record).await;
         Ok(Some(Image {
-            name,
+            name: record.name,
             digest: target.digest,
             chain_id: opened.chain_id(),
             env: opened.env.clone(),
@@ -168,32 +177,10 @@ impl Images {
         }))
     }
 
-    /// Whether this node has what the name stands for in its registry now.
-    async fn is_current(&self, name: &Reference) -> Result<bool, RuntimeError> {
-        let Some((_, target)) = look_up(&self.link, name).await? else { return Ok(false) };
-        let source = Source {
-            link: self.link.clone(),
-            lease: String::new(),
-            registries: self.places(name).map_err(|error| refused(&name.whole(), error))?,
-            repository: name.repository().to_owned(),
-            progress: Arc::default(),
-            deadline: self.settings.pull_timeout.0,
-        };
-        let wanted = name.digest().or(name.tag()).unwrap_or("latest");
-        let asked = tokio::time::timeout(self.settings.pull_timeout.0, source.digest(wanted)).await;
-        let digest = asked
-            .unwrap_or_else(|_| {
-                let text = "the registry takes too long to say what the name stands for".to_owned();
-                Err(FetchError::Passing { text, retry_after: None })
-            })
-            .map_err(|error| refused(&name.whole(), error))?;
-        Ok(digest.is_some_and(|digest| digest == target.digest))
-    }
-
     /// The pull of this image that goes on, or a new one.
     fn pull(&self, name: &Reference) -> Result<(RunningPull, Arc<PullProgress>), RuntimeError> {
         let whole = name.whole();
-        let registries = self.places(name).map_err(|error| refused(&whole, error))?;
+        let registries = self.registries(name).map_err(|error| refused(&whole, error))?;
         let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
         pulls.retain(|_, running| running.pull.upgrade().is_some());
         if let Some(running) = pulls.get(&whole)
@@ -207,6 +194,7 @@ impl Images {
             link: self.link.clone(),
             settings: self.settings.clone(),
             name: name.clone(),
+            credentials: self.fingerprint(name).map_err(|error| refused(&whole, error))?,
             registries,
             progress: Arc::clone(&progress),
         };
@@ -215,43 +203,6 @@ impl Images {
             pulls.insert(whole, Running { pull: weak, progress: Arc::clone(&progress) });
         }
         Ok((pull, progress))
-    }
-
-    /// Where an image may come from: mirrors first, its own registry last.
-    fn places(&self, name: &Reference) -> Result<Vec<Arc<Registry>>, FetchError> {
-        let registry = name.registry();
-        let own = self.registries.iter().find(|settings| settings.host == registry);
-        let mirrors = own.map(|settings| settings.mirrors.as_slice()).unwrap_or_default();
-        let mut places = Vec::new();
-        for mirror in mirrors {
-            let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
-            let mut place = self.place(host)?;
-            if !prefix.is_empty() {
-                place.prefix = format!("{}/", prefix.trim_end_matches('/'));
-            }
-            place.mirror_of = Some(registry.to_owned());
-            places.push(Registry::new(place, self.settings.stall_timeout.0)?);
-        }
-        places.push(Registry::new(self.place(registry)?, self.settings.stall_timeout.0)?);
-        Ok(places)
-    }
-
-    fn place(&self, host: &str) -> Result<Place, FetchError> {
-        let settings = self.registries.iter().find(|settings| settings.host == host);
-        let authorities = settings.and_then(|settings| settings.ca_file.as_ref());
-        let authorities = authorities.map(|file| {
-            std::fs::read(file)
-                .map_err(|error| FetchError::Refused(format!("{} cannot be read: {error}", file.display())))
-        });
-        Ok(Place {
-            // The name of Docker's registry is not where it is.
-            host: if host == "docker.io" { "registry-1.docker.io" } else { host }.to_owned(),
-            prefix: String::new(),
-            mirror_of: None,
-            plain_http: settings.is_some_and(|settings| settings.plain_http),
-            authorities: authorities.transpose()?,
-            credentials: credentials::find(&self.settings, settings, host).map_err(FetchError::Refused)?,
-        })
     }
 
     fn known(&self, digest: &str) -> Option<Arc<Opened>> {

@@ -13,6 +13,7 @@ mod rootfs;
 mod sandbox;
 mod seccomp;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// The image behind a reference, ready to make containers from: pulled if need be, where that is
     /// permitted.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError>;
+
+    /// Removes images that are no longer needed, where the operator wants that. `wanted` are the references
+    /// of all tasks on this node; what they mean is kept.
+    async fn sweep_images(&self, _wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 
     /// Makes the attempt's cgroup with its limits. Containers of the attempt go below it.
     async fn prepare_attempt(&self, id: AttemptId, limits: &Resources) -> Result<(), RuntimeError>;

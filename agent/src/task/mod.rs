@@ -23,6 +23,7 @@ use crate::assignment::Resources;
 use crate::attempt::StopReason;
 use crate::config::Config;
 use crate::disk::DiskWatch;
+use crate::image_care::WantedImages;
 use crate::log_reader::Stages;
 use crate::runtime::Runtime;
 
@@ -47,6 +48,8 @@ pub struct Node {
     pub disk_watch: Arc<DiskWatch>,
     /// How far the attempts of this node are, for whoever reads their logs.
     pub stages: Arc<Stages>,
+    /// The images that its attempts name.
+    pub wanted_images: Arc<WantedImages>,
 }
 
 /// What the supervisor wants of an attempt. Orders are never taken back.

@@ -21,6 +21,7 @@ use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
 use crate::disk::Overrun;
 use crate::failpoint;
+use crate::image_care::Wish;
 use crate::runtime::{Image, RuntimeError};
 use crate::stage::StageError;
 
@@ -138,6 +139,8 @@ pub struct Run {
     reports: mpsc::Sender<Report>,
     fresh: Option<BootInstant>,
     predecessors: Vec<CancellationToken>,
+    /// Keeps the images of all executors on the node.
+    _wish: Wish,
 }
 
 impl Run {
@@ -150,7 +153,9 @@ impl Run {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let dir = AttemptDir::new(&node.config.data_dir, attempt.id());
+        let images = attempt.assignment.executors.iter().map(|executor| executor.image.as_str());
         Self {
+            _wish: node.wanted_images.wish(images),
             node,
             attempt,
             dir,

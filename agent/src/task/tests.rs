@@ -132,6 +132,7 @@ impl Bench {
             staging: self.staging.clone(),
             disk: TaskTracker::new(),
             disk_watch: Arc::default(),
+            wanted_images: Arc::default(),
             stages: Arc::default(),
         })
     }

@@ -4,8 +4,11 @@
 
 mod commands;
 mod guest;
+mod image_rights;
+mod image_sweep;
 mod images;
 mod life;
+mod puller;
 mod pulls;
 mod sandbox;
 mod stand;

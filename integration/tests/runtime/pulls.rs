@@ -1,106 +1,17 @@
 //! Images that come from registries: a real one, with and without a password, and one that misbehaves.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use teamster_agent::config::{ImageSettings, PullPolicy, RegistrySettings};
-use teamster_agent::runtime::{Containerd, Image, Programs, Runtime, RuntimeError, image};
-use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
+use teamster_agent::runtime::{Containerd, Image, Programs, Runtime, RuntimeError};
 use teamster_integration::image::TestImage;
-use teamster_integration::odd_registry::{OddRegistry, Oddity};
+use teamster_integration::odd_registry::Oddity;
 use teamster_integration::registry::{PrivateRegistry, digest};
 use teamster_values::{ByteCount, Period};
 
+use crate::puller::{INDEX, LAYER, MANIFEST, Puller, compressed, entry, odd, pieces};
 use crate::stand::Stand;
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// An image in pieces: busybox in one layer, and what says so.
-struct Pieces {
-    layer: Vec<u8>,
-    config: Vec<u8>,
-    manifest: Value,
-}
-
-fn pieces() -> Pieces {
-    let (layer, config) = TestImage::named("unused").env("PULLED=yes").parts();
-    let layer = compressed("gzip", &layer);
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": entry("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [entry(LAYER, &layer)]});
-    Pieces { layer, config, manifest }
-}
-
-fn entry(media_type: &str, content: &[u8]) -> Value {
-    json!({"mediaType": media_type, "digest": digest(content), "size": content.len()})
-}
-
-fn compressed(program: &str, content: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(program)
-        .arg("-c")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content).unwrap());
-        child.wait_with_output().unwrap().stdout
-    })
-}
-
-/// A containerd, and rules that know of one registry without TLS.
-struct Puller {
-    containerd: PrivateContainerd,
-    settings: ImageSettings,
-    registry: RegistrySettings,
-}
-
-impl Puller {
-    fn new(host: &str) -> Option<Self> {
-        if !can_run_containers() {
-            return None;
-        }
-        let registry = RegistrySettings { host: host.to_owned(), plain_http: true, ..Default::default() };
-        Some(Self { containerd: PrivateContainerd::start(), settings: ImageSettings::default(), registry })
-    }
-
-    fn runtime(&self) -> Containerd {
-        let (settings, registry) = (self.settings.clone(), self.registry.clone());
-        Containerd::pulling(&self.containerd.socket(), settings, vec![registry])
-    }
-
-    async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
-        self.runtime().image(reference).await
-    }
-
-    async fn is_empty(&self) -> bool {
-        let images = image::list(&self.containerd.socket()).await.unwrap();
-        let ctr = |words: &[&str]| {
-            let socket = self.containerd.socket();
-            let mut command = Command::new("ctr");
-            command.arg("--address").arg(socket).args(["--namespace", "teamster"]).args(words);
-            String::from_utf8(command.output().unwrap().stdout).unwrap()
-        };
-        images.is_empty()
-            && ctr(&["leases", "list", "-q"]).is_empty()
-            && ctr(&["content", "list", "-q"]).is_empty()
-    }
-}
-
-/// The odd registry with a good image at `lab/tool:1`.
-async fn odd() -> (OddRegistry, Pieces) {
-    let (registry, pieces) = (OddRegistry::start().await, pieces());
-    registry.put("lab/tool/manifests/1", MANIFEST, pieces.manifest.to_string().as_bytes());
-    for blob in [&pieces.layer, &pieces.config] {
-        registry.put(&format!("lab/tool/blobs/{}", digest(blob)), "application/octet-stream", blob);
-    }
-    (registry, pieces)
-}
 
 #[tokio::test]
 async fn an_image_is_pulled_from_a_real_registry_and_runs() {
@@ -356,4 +267,48 @@ async fn mirrors_are_asked_first_and_are_not_needed() {
         1,
         "what the mirror lacks comes from behind it"
     );
+}
+
+#[tokio::test]
+async fn a_registrys_own_certificate_authority_counts_where_it_is_named() {
+    let registry = PrivateRegistry::start_tls();
+    let Some(mut puller) = Puller::new(&registry.host()) else { return };
+    let pieces = pieces();
+    registry.push("lab/tool", "1", &[&pieces.layer, &pieces.config], &pieces.manifest).await;
+    let reference = format!("{}/lab/tool:1", registry.host());
+    puller.registry.plain_http = false;
+    let refused = puller.image(&reference).await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
+    assert!(
+        matches!(refused, RuntimeError::ImageUnusable { .. }),
+        "asking again would not help: {refused:?}"
+    );
+    puller.registry.ca_file = Some(registry.authority());
+    puller.image(&reference).await.unwrap();
+}
+
+#[tokio::test]
+async fn credentials_stay_with_the_registry_that_they_are_for() {
+    let (registry, pieces) = odd().await;
+    let (storage, _) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    registry.want_token("Basic bWU6c2VjcmV0");
+    let file = puller.containerd.home().join("password");
+    std::fs::write(&file, "secret").unwrap();
+    puller.registry.username = Some("me".into());
+    puller.registry.password_file = Some(file);
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
+    registry.next(&blob, Oddity::Redirect(format!("http://{}/v2/{blob}", storage.host())));
+    puller.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
+    assert_eq!(storage.requests(&digest(&pieces.layer)).len(), 1);
+    assert_eq!(storage.proofs(), [None], "who we are is not for whoever it sends us to");
+
+    // Round in circles is given up at once.
+    let manifest = format!("http://{}/v2/lab/tool/manifests/round", registry.host());
+    for _ in 0..20 {
+        registry.next("lab/tool/manifests/round", Oddity::Redirect(manifest.clone()));
+    }
+    let error = puller.image(&format!("{}/lab/tool:round", registry.host())).await.unwrap_err();
+    assert!(error.to_string().contains("redirects too often"), "{error}");
+    assert!(registry.requests("/round").len() < 10);
 }

@@ -11,6 +11,7 @@ mod unpack;
 mod upload;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +91,10 @@ impl Containerd {
 impl Runtime for Containerd {
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         self.images.ensure(reference).await
+    }
+
+    async fn sweep_images(&self, wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        self.images.sweep(wanted).await
     }
 
     async fn prepare_attempt(&self, id: AttemptId, limits: &Resources) -> Result<(), RuntimeError> {

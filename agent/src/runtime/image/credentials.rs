@@ -27,6 +27,16 @@ pub(super) enum Credentials {
     Identity(String),
 }
 
+impl Credentials {
+    /// All of it, to be hashed.
+    pub(super) fn words(&self) -> Vec<&str> {
+        match self {
+            Self::Password { username, password } => vec![username, password],
+            Self::Identity(token) => vec![token],
+        }
+    }
+}
+
 /// Says which kind it is and no more: secrets must not reach a log.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 //! side, each unpacked as soon as those below it are, and the name last of all, so that what is half done is
 //! never seen. Everything is held by one lease until the image holds it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::document::{self, CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, Opened};
 use super::fetch::{Failure, Part, Source};
 use super::progress::{PullProgress, Pulled};
 use super::registry::{Document, FetchError, Registry};
+use super::rights::CREDENTIALS_LABEL;
 use super::{publish, tie_together};
 use crate::config::ImageSettings;
 use crate::runtime::RuntimeError;
@@ -29,8 +31,8 @@ use crate::runtime::containerd::{
 /// Between two looks at how much an image takes unpacked.
 const SIZE_LOOK: Duration = Duration::from_secs(2);
 
-/// The label of an image record that says whether credentials were shown to get it.
-const CREDENTIALS_LABEL: &str = "teamster.io/pulled-with-credentials";
+/// The label of an image record that came from a registry, and may therefore be removed; it says which.
+pub(super) const PULLED_LABEL: &str = "teamster.io/pulled-from";
 
 /// What a manifest or index is when neither it nor the registry says so.
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -41,6 +43,8 @@ pub(super) struct Pull {
     pub(super) link: Link,
     pub(super) settings: ImageSettings,
     pub(super) name: Reference,
+    /// Stands for the credentials that the registries may be shown.
+    pub(super) credentials: Option<String>,
     pub(super) registries: Vec<Arc<Registry>>,
     pub(super) progress: Arc<PullProgress>,
 }
@@ -107,8 +111,9 @@ impl Pull {
             size: i64::try_from(documents.top.content.len()).unwrap_or(i64::MAX),
             ..Descriptor::default()
         };
-        let labels = [(CREDENTIALS_LABEL.to_owned(), registry.has_credentials().to_string())];
-        publish(&self.link, &self.name.whole(), target, labels.into()).await?;
+        let mut labels = HashMap::from([(PULLED_LABEL.to_owned(), registry.host().to_owned())]);
+        labels.extend(self.credentials.clone().map(|shown| (CREDENTIALS_LABEL.to_owned(), shown)));
+        publish(&self.link, &self.name.whole(), target, labels).await?;
         Ok((documents.top.digest, registry.host().to_owned()))
     }
 

@@ -63,15 +63,18 @@ pub async fn list(socket: &Path) -> Result<Vec<StoredImage>, RuntimeError> {
     Ok(found)
 }
 
-/// What the name stands for now, and under which name it was found.
+/// The record of what the name stands for now, and what it stands for.
 pub(super) async fn look_up(
     link: &Link,
     name: &Reference,
-) -> Result<Option<(String, Descriptor)>, RuntimeError> {
+) -> Result<Option<(Record, Descriptor)>, RuntimeError> {
     let get = async |name: String| {
-        let request = call(GetImageRequest { name: name.clone() }, QUICK);
+        let request = call(GetImageRequest { name }, QUICK);
         or_missing(link.client().images().get(request).await)
-            .map(|found| found?.into_inner().image?.target.map(|target| (name, target)))
+            .map(|found| {
+                let mut record = found?.into_inner().image?;
+                record.target.take().map(|target| (record, target))
+            })
             .map_err(|status| failure("look for the image", &status))
     };
     if let Some(found) = get(name.whole()).await? {

@@ -83,11 +83,6 @@ impl Registry {
         &self.place.host
     }
 
-    /// Whether it was told who we are.
-    pub(super) fn has_credentials(&self) -> bool {
-        self.place.credentials.is_some()
-    }
-
     /// The manifest or index that `reference`, a tag or a digest, stands for; at most `bytes_max` of it.
     pub(super) async fn manifest(
         &self,

@@ -1,0 +1,113 @@
+//! What the tests of pulled images stand on: an image in pieces, a registry that has it, and a containerd with
+//! the rules of a node.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use teamster_agent::config::{ImageSettings, RegistrySettings};
+use teamster_agent::runtime::{Containerd, Image, Runtime, RuntimeError, image};
+use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
+use teamster_integration::image::TestImage;
+use teamster_integration::odd_registry::OddRegistry;
+use teamster_integration::registry::digest;
+
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// An image in pieces: busybox in one layer, and what says so.
+pub(crate) struct Pieces {
+    pub(crate) layer: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+    pub(crate) manifest: Value,
+}
+
+pub(crate) fn pieces() -> Pieces {
+    let (layer, config) = TestImage::named("unused").env("PULLED=yes").parts();
+    let layer = compressed("gzip", &layer);
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": entry("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [entry(LAYER, &layer)]});
+    Pieces { layer, config, manifest }
+}
+
+pub(crate) fn entry(media_type: &str, content: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest(content), "size": content.len()})
+}
+
+pub(crate) fn compressed(program: &str, content: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(program)
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(content).unwrap());
+        child.wait_with_output().unwrap().stdout
+    })
+}
+
+/// The rules for a registry without TLS.
+pub(crate) fn plain_http(host: &str) -> RegistrySettings {
+    RegistrySettings { host: host.to_owned(), plain_http: true, ..Default::default() }
+}
+
+/// A containerd, and rules that know of one registry without TLS.
+pub(crate) struct Puller {
+    pub(crate) containerd: PrivateContainerd,
+    pub(crate) settings: ImageSettings,
+    pub(crate) registry: RegistrySettings,
+}
+
+impl Puller {
+    pub(crate) fn new(host: &str) -> Option<Self> {
+        if !can_run_containers() {
+            return None;
+        }
+        let (containerd, settings) = (PrivateContainerd::start(), ImageSettings::default());
+        Some(Self { containerd, settings, registry: plain_http(host) })
+    }
+
+    pub(crate) fn runtime(&self) -> Containerd {
+        let (settings, registry) = (self.settings.clone(), self.registry.clone());
+        Containerd::pulling(&self.containerd.socket(), settings, vec![registry])
+    }
+
+    pub(crate) async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
+        self.runtime().image(reference).await
+    }
+
+    pub(crate) async fn is_empty(&self) -> bool {
+        let images = image::list(&self.containerd.socket()).await.unwrap();
+        let ctr = |words: &[&str]| {
+            let socket = self.containerd.socket();
+            let mut command = Command::new("ctr");
+            command.arg("--address").arg(socket).args(["--namespace", "teamster"]).args(words);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        images.is_empty()
+            && ctr(&["leases", "list", "-q"]).is_empty()
+            && ctr(&["content", "list", "-q"]).is_empty()
+    }
+}
+
+/// The odd registry with a good image at `lab/tool:1`.
+pub(crate) async fn odd() -> (OddRegistry, Pieces) {
+    let (registry, pieces) = (OddRegistry::start().await, pieces());
+    registry.put("lab/tool/manifests/1", MANIFEST, pieces.manifest.to_string().as_bytes());
+    for blob in [&pieces.layer, &pieces.config] {
+        registry.put(&format!("lab/tool/blobs/{}", digest(blob)), "application/octet-stream", blob);
+    }
+    (registry, pieces)
+}
+
+impl Puller {
+    /// The names of all images that the node has.
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let images = image::list(&self.containerd.socket()).await.unwrap();
+        images.into_iter().map(|image| image.name).collect()
+    }
+}
