@@ -73,6 +73,9 @@ impl NetworkPolicy {
         if is_special || address.octets()[0] == 0 || address.octets()[0] >= 240 {
             return Err(("network.pool", "must be of addresses that hosts may have"));
         }
+        if self.allow.iter().any(|allowed| matches!(allowed, Destination::Net(IpNet::V6(_)))) {
+            return Err(("network.allow", "must be names and addresses of IPv4: tasks have no IPv6"));
+        }
         let servers = self.dns.as_deref().unwrap_or_default();
         if servers.len() > DNS_SERVERS_MAX {
             return Err(("network.dns", "must not be more than three"));
@@ -167,6 +170,7 @@ mod tests {
             ("pool = '10.0.0.1/16'", "network.pool"),
             ("pool = '10.0.0.0/30'", "network.pool"),
             ("pool = '127.0.0.0/8'", "network.pool"),
+            ("allow = ['192.0.2.7', '2001:db8::/32']", "network.allow"),
             ("dns = ['127.0.0.53']", "network.dns"),
         ] {
             let policy: NetworkPolicy = toml::from_str(text).unwrap();

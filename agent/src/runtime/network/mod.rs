@@ -112,10 +112,7 @@ impl Egress {
     pub async fn open(policy: &NetworkPolicy, coordinator: &str) -> Result<Self, EgressError> {
         let owner = SocketAddr::from_abstract_name(OWNER).and_then(|name| UnixListener::bind_addr(&name));
         let owner = owner.map_err(|_| EgressError::Taken)?;
-        let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
-        if forwarding.trim() != "1" {
-            return Err(EgressError::NoForwarding);
-        }
+        check_forwarding()?;
         let there = link::look().await.map_err(LinkFailure)?;
         if let Some(route) = pool::collision(policy.pool, &there.routes) {
             return Err(EgressError::PoolInUse(policy.pool, route));
@@ -152,6 +149,9 @@ impl Egress {
             self.look_up(&[self.coordinator_host().to_owned()]).await;
             if let Err(error) = self.load().await {
                 tracing::error!(%error, "the rules for the network of tasks may not be in place");
+            }
+            if let Err(error) = check_forwarding() {
+                tracing::error!(%error, "tasks that have a way out of this node do not get far");
             }
         }
     }
@@ -257,6 +257,11 @@ impl Egress {
     fn found(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeSet<Ipv4Addr>>> {
         self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+fn check_forwarding() -> Result<(), EgressError> {
+    let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
+    if forwarding.trim() == "1" { Ok(()) } else { Err(EgressError::NoForwarding) }
 }
 
 /// The addresses of a host as this node knows them; none within the time allowed is none.
