@@ -100,6 +100,9 @@ pub(crate) struct CoordinatorArgs {
     /// How long a task that has ended is kept
     #[arg(long, env = "TEAMSTER_TASK_RETENTION", value_name = "TIME")]
     task_retention: Option<Period>,
+    /// How long nodes keep what is left of an attempt that this cluster does not know
+    #[arg(long, env = "TEAMSTER_STRANGER_RETENTION", value_name = "TIME")]
+    stranger_retention: Option<Period>,
     /// Room on the disk of the data directory below which no new task is taken
     #[arg(long, env = "TEAMSTER_DISK_FLOOR", value_name = "SIZE")]
     disk_floor: Option<ByteCount>,
@@ -266,6 +269,7 @@ impl CoordinatorArgs {
             config.max_attempts => self.max_attempts,
             config.heartbeat => self.heartbeat,
             config.task_retention => self.task_retention,
+            config.stranger_retention => self.stranger_retention,
             config.disk_floor => self.disk_floor,
         }
         config.check().map_err(|error| UsageError(format!("configuration: {error}")))?;

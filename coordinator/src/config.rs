@@ -53,6 +53,8 @@ pub struct Config {
     pub heartbeat: Period,
     /// How long a task that has ended is kept.
     pub task_retention: Period,
+    /// How long what an attempt left that this cluster does not know is kept on its node, from its end on.
+    pub stranger_retention: Period,
     /// Below this much room on the disk of `data_dir` no new task is taken; 0 for never.
     pub disk_floor: ByteCount,
 }
@@ -94,6 +96,7 @@ impl Default for Config {
             max_attempts: 4,
             heartbeat: Period(Duration::from_secs(5)),
             task_retention: Period(Duration::from_secs(30 * 24 * 60 * 60)),
+            stranger_retention: Period(Duration::from_secs(24 * 60 * 60)),
             disk_floor: ByteCount(1 << 30),
         }
     }

@@ -84,6 +84,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
         policy: policy(&config),
         storages: config.storage.iter().map(AbsolutePath::to_string).collect(),
         task_retention: config.task_retention.0,
+        stranger_retention: config.stranger_retention.0,
         room,
         metrics: metrics.clone(),
     };

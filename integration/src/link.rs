@@ -16,6 +16,7 @@ pub struct Link {
 
 #[derive(Debug)]
 struct State {
+    target: SocketAddr,
     whole: bool,
     connections: JoinSet<()>,
 }
@@ -25,15 +26,20 @@ impl Link {
     pub async fn open(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { whole: true, connections: JoinSet::new() }));
+        let state = Arc::new(Mutex::new(State { target, whole: true, connections: JoinSet::new() }));
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, target, state.clone()));
+        accepting.spawn(accept(listener, state.clone()));
         Self { address, state, _accepting: accepting }
     }
 
     /// Where to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads new connections to `target`; those that there are stay as they are.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.state.lock().unwrap().target = target;
     }
 
     /// Breaks every connection and lets no new one through.
@@ -49,13 +55,14 @@ impl Link {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<Mutex<State>>) {
+async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
     loop {
         let Ok((mut inner, _)) = listener.accept().await else { continue };
         let mut state = state.lock().unwrap();
         if !state.whole {
             continue;
         }
+        let target = state.target;
         state.connections.spawn(async move {
             let Ok(mut outer) = TcpStream::connect(target).await else { return };
             // Either side may break it at any time; that is what this line is for.

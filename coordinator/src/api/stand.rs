@@ -64,6 +64,7 @@ pub(super) fn state_with(data_dir: &Path, rows: &[Change], room: Room, config: C
         policy,
         storages,
         task_retention: config.task_retention.0,
+        stranger_retention: config.stranger_retention.0,
         room,
         metrics: metrics.clone(),
     };

@@ -50,6 +50,8 @@ pub struct Parts {
     pub storages: Vec<String>,
     /// How long tasks that have ended are kept.
     pub task_retention: Duration,
+    /// How long what an attempt left that this cluster does not know is kept on its node.
+    pub stranger_retention: Duration,
     /// Whether there is room for new tasks.
     pub room: Room,
     /// Where it is counted what happens.
@@ -131,7 +133,7 @@ impl Controller {
             sessions: BTreeMap::new(),
             hellos: BTreeMap::new(),
             progress: HashMap::new(),
-            strangers: Strangers::default(),
+            strangers: Strangers::new(parts.stranger_retention),
             next_seq,
             next_session: 1,
             started: Instant::now(),
