@@ -12,6 +12,7 @@ mod caller;
 mod error;
 mod fields;
 mod grpc;
+mod json;
 mod list;
 mod logs;
 mod nodes;

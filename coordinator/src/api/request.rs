@@ -12,6 +12,7 @@ use teamster_values::{
 use super::backend_parameters::{self, BACKEND_PARAMETERS};
 use super::error::ApiError;
 use super::fields::{Errors, Object};
+use super::json;
 use crate::config::Config;
 use crate::parameters::{self, TaskPolicy};
 use crate::spec::{Executor, FileType, Input, Output, Resources, TaskSpec};
@@ -58,7 +59,7 @@ pub(super) fn parse(body: &[u8], config: &Config) -> Result<Checked, ApiError> {
     if has_too_many_values(body) {
         return Err(ApiError::Invalid(format!("the body must not hold more than {JSON_VALUES_MAX} values")));
     }
-    let value: Value = serde_json::from_slice(body)
+    let value = json::parse(body)
         .map_err(|error| ApiError::Invalid(format!("the body is not valid JSON: {error}")))?;
     if !value.is_object() {
         return Err(ApiError::Invalid("the body must be a JSON object that describes a task".to_owned()));
