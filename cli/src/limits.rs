@@ -3,8 +3,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Below this the coordinator cannot hold all the connections that it takes.
-const FILES_WANTED: u64 = 8192 + 512;
+/// Below this the coordinator takes fewer connections than it could: those of two listeners, and all else.
+const FILES_WANTED: u64 = 2 * 8192 + 512;
 
 /// Raises the soft limit of open files to the hard one, and says what it is.
 pub(crate) fn raise_open_files() {
@@ -16,7 +16,7 @@ pub(crate) fn raise_open_files() {
     // None stands for no limit.
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if files < FILES_WANTED {
-        tracing::warn!(files, wanted = FILES_WANTED, "few files may be open: connections may have to wait");
+        tracing::warn!(files, wanted = FILES_WANTED, "few files may be open: fewer connections are taken");
     } else {
         tracing::info!(files, "files that may be open");
     }

@@ -193,6 +193,17 @@ async fn a_body_that_stops_coming_makes_no_task() {
     served.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_drips_is_given_up() {
+    let stand = Stand::new();
+    let drip = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Some((Ok::<_, std::io::Error>(" "), ()))
+    });
+    let answer = stand.post("/v1/tasks", axum::body::Body::from_stream(drip)).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["status_code"].as_u64()), (408, Some(408)));
+}
+
 #[tokio::test]
 async fn tokens_and_ids_that_were_never_given_out() {
     let stand = Stand::new();

@@ -25,6 +25,7 @@ mod response;
 mod routes;
 mod serve;
 mod service_info;
+mod slots;
 mod strict_heads;
 mod tasks;
 

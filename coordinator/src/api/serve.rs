@@ -13,18 +13,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::caller::Peer;
 use super::error::Abandoned;
+use super::slots::{Slot, Slots};
 use super::strict_heads::Strict;
 use super::{ApiState, router};
 
-/// Connections at the same time; more wait in the kernel's queue. Each idle one costs some kilobytes.
-pub(super) const CONNECTIONS_MAX: usize = 8192;
+/// The longest head of a request, and what is read ahead of a body. Engines send less than a kilobyte, an
+/// attacker as much as is taken on each connection.
+const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How long is waited for clients.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +60,7 @@ pub(super) async fn serve_patiently(
     patience: Patience,
 ) -> io::Result<()> {
     let router = router(state);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new();
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     // Cancel safe: a connection that is accepted is spawned in the same step.
@@ -80,15 +81,19 @@ pub(super) async fn serve_patiently(
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) peer: Peer,
-    pub(super) slot: OwnedSemaphorePermit,
+    pub(super) slot: Arc<Slot>,
 }
 
-pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Accepted {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Slots>) -> Accepted {
     loop {
-        let taken = listener.accept().await;
-        match taken.and_then(|(stream, peer)| stream.set_nodelay(true).map(|()| (stream, Peer(peer)))) {
-            Ok((stream, peer)) => return Accepted { stream, peer, slot },
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let slot = Arc::new(slots.take().await);
+                match stream.set_nodelay(true) {
+                    Ok(()) => return Accepted { stream, peer: Peer(peer), slot },
+                    Err(error) => tracing::debug!(%error, "failed to set up a connection"),
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
@@ -105,14 +110,17 @@ async fn connection(
     cut: CancellationToken,
     patience: Patience,
 ) {
-    let Accepted { stream, peer, slot: _slot } = accepted;
+    let Accepted { stream, peer, slot } = accepted;
+    let asked = slot.clone();
     let service = service_fn(move |mut request: Request<_>| {
         request.extensions_mut().insert(peer);
-        answer(router.clone(), request)
+        let (answer, slot) = (answer(router.clone(), request), asked.clone());
+        async move { answer.await.inspect(|_| slot.keep()) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.next_request)
+        .max_buf_size(READ_AHEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Strict::new(stream, patience.stall)), service);
     let mut connection = pin!(connection);
     let mut is_stopping = false;
@@ -125,6 +133,10 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
             }
             () = cut.cancelled() => return,
+            () = slot.displaced() => {
+                tracing::debug!(peer = %peer.0, "a connection that asked nothing gave way");
+                return;
+            }
         }
     };
     if let Err(error) = ended {

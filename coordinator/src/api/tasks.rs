@@ -37,6 +37,7 @@ pub(super) async fn create(
     let announced_bytes = body.size_hint().upper().map_or(BODY_BYTES_MAX, |bytes| bytes as usize);
     let too_large = ApiError::TooLarge { limit_bytes: BODY_BYTES_MAX };
     if announced_bytes > BODY_BYTES_MAX {
+        Incoming::new(body).discard().await;
         return Err(too_large);
     }
     let _room = api.state.admission.body(announced_bytes).await?;

@@ -17,19 +17,31 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use teamster_proto::tes::v1 as wire;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
-use super::super::serve::{Accepted, CONNECTIONS_MAX, FINISH_TIMEOUT, accept};
+use super::super::serve::{Accepted, FINISH_TIMEOUT, accept};
+use super::super::slots::Slots;
 use super::super::{Api, ApiState};
 use super::intake;
 
 /// Calls under way on one connection, watches included; a client with more opens a second one or waits.
 const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// All headers of a call together, unpacked; however many frames they come in. Clients send some hundred bytes.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// Calls that are made and taken back before anybody looked at them, or broken off for what is wrong with them. A
+/// connection that has more of them is ended: making and unmaking calls costs its client nothing.
+const RESET_CALLS_MAX: usize = 64;
+
+/// What a client may send of one call, and of all its calls together, before somebody reads it. All of that is held in
+/// memory, for each connection.
+const CALL_WINDOW_BYTES: u32 = 128 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
 /// A connection on which nothing is heard for so long is asked whether it lives, and ended when it does not
 /// say so in time: a watcher's machine may be gone without a word.
@@ -78,7 +90,7 @@ pub(super) async fn serve_with(
     let api = Api::new(state);
     let (routes, health) = super::routes(api.clone(), shutdown.clone());
     let router = routes.prepare().into_axum_router().layer(from_fn_with_state(api, intake::bounded));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new();
     let calls = Calls { tracker: TaskTracker::new(), cut: CancellationToken::new() };
     health.set_service_status(wire::task_service_server::SERVICE_NAME, ServingStatus::Serving).await;
     // Cancel safe: a connection that is accepted is spawned in the same step.
@@ -112,18 +124,25 @@ async fn connection(
     calls: Calls,
     patience: Patience,
 ) {
-    let Accepted { stream, peer, slot: _slot } = accepted;
+    let Accepted { stream, peer, slot } = accepted;
+    let asked = slot.clone();
     let cut = calls.cut.clone();
     let is_client = Arc::new(AtomicBool::new(false));
     let called = is_client.clone();
     let service = service_fn(move |mut request: Request<_>| {
         called.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
-        router.clone().oneshot(request.map(Body::new))
+        let (answer, slot) = (router.clone().oneshot(request.map(Body::new)), asked.clone());
+        async move { answer.await.inspect(|_| slot.keep()) }
     });
     let connection = http2::Builder::new(calls)
         .timer(TokioTimer::new())
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESET_CALLS_MAX)
+        .max_local_error_reset_streams(RESET_CALLS_MAX)
+        .initial_stream_window_size(CALL_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
@@ -150,6 +169,10 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
             }
             () = cut.cancelled() => return,
+            () = slot.displaced() => {
+                tracing::debug!(peer = %peer.0, "a connection that asked nothing gave way");
+                return;
+            }
         }
     };
     if let Err(error) = ended {
