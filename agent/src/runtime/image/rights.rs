@@ -1,21 +1,19 @@
 //! Whether an image that lies here may be given to tasks: one that was pulled with credentials only for as long
 //! as this node has the same ones, or the registry gives it to whom the node says that it is now.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use containerd_client::services::v1::{Image as Record, UpdateImageRequest};
+use containerd_client::services::v1::Image as Record;
 use containerd_client::types::Descriptor;
 use oci_spec::distribution::Reference;
-use prost_types::FieldMask;
 
 use super::fetch::Source;
 use super::registry::FetchError;
-use super::store::look_up;
+use super::store::{look_up, set_label};
 use super::{Images, refused};
 use crate::config::PullPolicy;
 use crate::runtime::RuntimeError;
-use crate::runtime::containerd::{QUICK, call, failure};
+use crate::runtime::containerd::failure;
 
 /// The label of an image record that came while credentials were configured; it stands for those.
 pub(super) const CREDENTIALS_LABEL: &str = "teamster.io/pulled-with-credentials";
@@ -44,12 +42,8 @@ impl Images {
         self.ask_digest(name, &target.digest).await?;
         // Without credentials the label stays: others may be needed again.
         let Some(now) = now else { return Ok(()) };
-        let labels = HashMap::from([(CREDENTIALS_LABEL.to_owned(), now)]);
-        let image = Record { name: record.name.clone(), labels, ..Record::default() };
-        let update_mask = Some(FieldMask { paths: vec![format!("labels.{CREDENTIALS_LABEL}")] });
-        let request = UpdateImageRequest { image: Some(image), update_mask, ..UpdateImageRequest::default() };
-        let updated = self.link.client().images().update(call(request, QUICK)).await;
-        updated.map(drop).map_err(|status| failure("note who may use the image", &status))
+        let noted = set_label(&self.link, record, CREDENTIALS_LABEL, now).await;
+        noted.map_err(|status| failure("note who may use the image", &status))
     }
 
     /// Whether this node has what the name stands for in its registry now.

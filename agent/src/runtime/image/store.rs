@@ -9,6 +9,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::types::Descriptor;
 use oci_spec::distribution::Reference;
+use prost_types::FieldMask;
 
 use super::document::{
     CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, Opened, combine, is_index, pick_manifest, read_manifest,
@@ -173,6 +174,22 @@ pub(super) fn next_chain_id(parent: &str, layer: &Layer, lease: &str) -> (String
     let chain_id = chain.into_iter().last().expect("a layer has a diff id");
     let key = format!("{lease}-{chain_id}");
     (chain_id, key)
+}
+
+/// Sets one label of an image's record. The target goes along although it stays as it is: containerd 1.7 and 2
+/// look at it before they look at what is to be changed, and end when there is none.
+pub(super) async fn set_label(
+    link: &Link,
+    record: &Record,
+    label: &str,
+    value: String,
+) -> Result<(), tonic::Status> {
+    let labels = HashMap::from([(label.to_owned(), value)]);
+    let target = record.target.clone();
+    let image = Record { name: record.name.clone(), target, labels, ..Record::default() };
+    let update_mask = Some(FieldMask { paths: vec![format!("labels.{label}")] });
+    let request = UpdateImageRequest { image: Some(image), update_mask, ..UpdateImageRequest::default() };
+    link.client().images().update(call(request, QUICK)).await.map(drop)
 }
 
 /// Makes the name stand for the image; from here on it can be used.

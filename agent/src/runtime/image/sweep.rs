@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use containerd_client::services::v1::{
     DeleteImageRequest, Image as Record, ListContainersRequest, ListImagesRequest, PluginsRequest,
-    UpdateImageRequest,
 };
 use jiff::Timestamp;
 use oci_spec::distribution::Reference;
-use prost_types::FieldMask;
 
 use super::pull::PULLED_LABEL;
+use super::store::set_label;
 use super::{Images, normalise};
 use crate::config::PullPolicy;
 use crate::runtime::RuntimeError;
@@ -58,12 +57,8 @@ impl Images {
         if written_use(record).is_some_and(|used| age(now, used) < USED_STEP) {
             return;
         }
-        let labels = HashMap::from([(USED_LABEL.to_owned(), now.as_second().to_string())]);
-        let image = Record { name: record.name.clone(), labels, ..Record::default() };
-        let paths = vec![format!("labels.{USED_LABEL}")];
-        let update_mask = Some(FieldMask { paths });
-        let request = UpdateImageRequest { image: Some(image), update_mask, ..UpdateImageRequest::default() };
-        if let Err(error) = self.link.client().images().update(call(request, QUICK)).await {
+        let seconds = now.as_second().to_string();
+        if let Err(error) = set_label(&self.link, record, USED_LABEL, seconds).await {
             tracing::debug!(image = record.name, %error, "its use is not written down");
         }
     }
