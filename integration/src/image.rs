@@ -217,7 +217,7 @@ impl TestImage {
     }
 }
 
-fn archive(files: BTreeMap<String, Vec<u8>>) -> Vec<u8> {
+pub(crate) fn archive(files: BTreeMap<String, Vec<u8>>) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in files {
         append(&mut tar, &name, 0o644, &content);
@@ -240,10 +240,10 @@ fn append_link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
     tar.append_link(&mut header, path, target).expect("write to memory");
 }
 
-fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
+pub(crate) fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
     json!({"mediaType": media_type, "digest": format!("sha256:{}", hex(blob)), "size": blob.len()})
 }
 
-fn hex(content: &[u8]) -> String {
+pub(crate) fn hex(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }

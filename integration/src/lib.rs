@@ -21,6 +21,7 @@ pub mod http;
 pub mod image;
 pub mod link;
 pub mod loopback;
+pub mod odd_image;
 pub mod odd_registry;
 pub mod pypi;
 pub mod registry;

@@ -7,6 +7,7 @@ mod containerd;
 mod etc;
 pub mod fake;
 pub mod image;
+mod mount_points;
 pub mod network;
 mod programs;
 mod rootfs;

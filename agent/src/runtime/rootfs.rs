@@ -15,6 +15,9 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 /// As many links as the kernel follows.
 const LINKS_MAX: usize = 40;
 
+/// Names in the root under which the kernel's own file systems are mounted.
+pub(super) const KERNEL_TREES: [&str; 3] = ["proc", "sys", "dev"];
+
 /// The layers of a root file system, topmost first.
 pub(super) struct Rootfs {
     root: Directory,
@@ -23,9 +26,34 @@ pub(super) struct Rootfs {
 /// The same directory in all layers that contribute to it, topmost first.
 type Directory = Rc<Vec<OwnedFd>>;
 
+/// Where a path leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The path without links. What is not there is taken as it is written.
+    pub(super) path: PathBuf,
+    /// What is there.
+    pub(super) kind: Kind,
+}
+
+/// What lies at the end of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing, but it could be made.
+    Missing,
+    /// Nothing, and it cannot be made: a component on the way is no directory.
+    Blocked,
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A device, a pipe, a socket.
+    Special,
+}
+
 /// What a path leads to.
 enum Found {
     Missing,
+    Blocked,
     Directory,
     /// Not a directory: its layer's directory, its name there and what it is.
     Other(Directory, usize, OsString, FileType),
@@ -49,18 +77,10 @@ impl Rootfs {
         Ok(Self { root: Rc::new(root) })
     }
 
-    /// Whether `path` leads to a directory; `None` if it leads nowhere.
-    pub(super) fn is_directory(&self, path: &Path) -> io::Result<Option<bool>> {
-        Ok(match self.find(path)? {
-            Found::Missing => None,
-            Found::Directory => Some(true),
-            Found::Other(..) => Some(false),
-        })
-    }
-
     /// The content of a regular file of at most `bytes_max`; `None` for anything else.
     pub(super) fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-        let Found::Other(directory, layer, name, FileType::RegularFile) = self.find(path)? else {
+        let found = self.walk(path)?;
+        let Some((_, Found::Other(directory, layer, name, FileType::RegularFile))) = found else {
             return Ok(None);
         };
         // Whoever can change the layers is root already; the flags keep a surprise from blocking us.
@@ -71,17 +91,19 @@ impl Rootfs {
         Ok((content.len() as u64 <= bytes_max).then_some(content))
     }
 
-    /// Where `path` leads when all links are followed; what is not there is taken as it is written. `None` when
-    /// its links never end.
-    pub(super) fn resolve(&self, path: &Path) -> io::Result<Option<PathBuf>> {
-        Ok(self.walk(path)?.map(|(place, _)| place))
+    /// Where `path` leads when all links are followed; `None` when they never end.
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<Option<Place>> {
+        let Some((path, found)) = self.walk(path)? else { return Ok(None) };
+        let kind = match found {
+            Found::Missing => Kind::Missing,
+            Found::Blocked => Kind::Blocked,
+            Found::Directory => Kind::Directory,
+            Found::Other(_, _, _, FileType::RegularFile) => Kind::File,
+            Found::Other(..) => Kind::Special,
+        };
+        Ok(Some(Place { path, kind }))
     }
 
-    fn find(&self, path: &Path) -> io::Result<Found> {
-        Ok(self.walk(path)?.map_or(Found::Missing, |(_, found)| found))
-    }
-
-    /// Both at once.
     fn walk(&self, path: &Path) -> io::Result<Option<(PathBuf, Found)>> {
         let mut todo: VecDeque<OsString> = components(path.as_os_str());
         let mut stack = vec![Rc::clone(&self.root)];
@@ -95,6 +117,12 @@ impl Rootfs {
                     place.pop();
                 }
                 continue;
+            }
+            if links > 0 && stack.len() == 1 && is_kernel_tree(&name) {
+                // What a link finds there is the kernel's and not the image's, however the image fills it.
+                place.push(name);
+                place.extend(todo);
+                return Ok(Some((place, Found::Missing)));
             }
             let here = Rc::clone(stack.last().expect("the root is never popped"));
             match entry(&here, &name)? {
@@ -120,11 +148,12 @@ impl Rootfs {
                 Entry::Other(layer, kind) if todo.is_empty() => {
                     return Ok(Some((place.join(&name), Found::Other(here, layer, name, kind))));
                 }
-                // Nothing is there, or a file in the middle of a path, which leads nowhere.
-                Entry::Missing | Entry::Other(..) => {
+                nothing => {
+                    // A file in the middle of a path leads nowhere.
+                    let is_missing = matches!(nothing, Entry::Missing);
                     place.push(name);
                     place.extend(todo);
-                    return Ok(Some((place, Found::Missing)));
+                    return Ok(Some((place, if is_missing { Found::Missing } else { Found::Blocked })));
                 }
             }
         }
@@ -161,6 +190,10 @@ fn entry(directory: &Directory, name: &OsStr) -> io::Result<Entry> {
         }
     }
     Ok(if parts.is_empty() { Entry::Missing } else { Entry::Directory(Rc::new(parts)) })
+}
+
+fn is_kernel_tree(name: &OsStr) -> bool {
+    KERNEL_TREES.iter().any(|tree| name == *tree)
 }
 
 fn components(path: &OsStr) -> VecDeque<OsString> {
@@ -202,19 +235,36 @@ mod tests {
         assert_eq!(read("/loop"), None);
         assert_eq!(read("/etc"), None);
         assert_eq!(rootfs.read(Path::new("/etc/passwd"), 4).unwrap(), None, "too long is not read");
-        let is_directory = |path: &str| rootfs.is_directory(Path::new(path)).unwrap();
-        assert_eq!(is_directory("/"), Some(true));
-        assert_eq!(is_directory("/etc/deep"), Some(true));
-        assert_eq!(is_directory("/bin"), Some(true));
-        assert_eq!(is_directory("/etc/passwd"), Some(false));
-        assert_eq!(is_directory("/etc/passwd/x"), None);
-        assert_eq!(is_directory("/nowhere"), None);
         let resolve = |path: &str| rootfs.resolve(Path::new(path)).unwrap();
-        assert_eq!(resolve("/bin/link").unwrap(), Path::new("/etc/group"));
-        assert_eq!(resolve("/usr/escape").unwrap(), Path::new("/etc/passwd"));
-        assert_eq!(resolve("/bin/new/one").unwrap(), Path::new("/usr/bin/new/one"));
-        assert_eq!(resolve("/etc/deep/../..").unwrap(), Path::new("/"));
+        for (path, leads_to, kind) in [
+            ("/", "/", Kind::Directory),
+            ("/etc/deep", "/etc/deep", Kind::Directory),
+            ("/bin", "/usr/bin", Kind::Directory),
+            ("/bin/link", "/etc/group", Kind::File),
+            ("/usr/escape", "/etc/passwd", Kind::File),
+            ("/etc/passwd/x", "/etc/passwd/x", Kind::Blocked),
+            ("/nowhere", "/nowhere", Kind::Missing),
+            ("/bin/new/one", "/usr/bin/new/one", Kind::Missing),
+            ("/etc/deep/../..", "/", Kind::Directory),
+        ] {
+            assert_eq!(resolve(path), Some(Place { path: leads_to.into(), kind }), "{path}");
+        }
         assert_eq!(resolve("/loop"), None);
+    }
+
+    #[test]
+    fn no_link_sees_what_an_image_hides_under_the_kernels_trees() {
+        let home = tempfile::tempdir().unwrap();
+        create_dir_all(home.path().join("proc/self/fd/7")).unwrap();
+        create_dir_all(home.path().join("safe")).unwrap();
+        symlink("/safe", home.path().join("proc/link")).unwrap();
+        symlink("/proc/self/fd/7", home.path().join("work")).unwrap();
+        symlink("proc/link", home.path().join("round")).unwrap();
+        let rootfs = Rootfs::open(&[home.path().to_owned()]).unwrap();
+        for (path, leads_to) in [("/work", "/proc/self/fd/7"), ("/round/x", "/proc/link/x")] {
+            let place = rootfs.resolve(Path::new(path)).unwrap();
+            assert_eq!(place, Some(Place { path: leads_to.into(), kind: Kind::Missing }));
+        }
     }
 
     #[test]
@@ -225,7 +275,7 @@ mod tests {
         create_dir_all(lower.join("data/inner")).unwrap();
         write(upper.join("data"), "now a file").unwrap();
         let rootfs = Rootfs::open(&[upper, lower]).unwrap();
-        assert_eq!(rootfs.is_directory(Path::new("/data")).unwrap(), Some(false));
-        assert_eq!(rootfs.is_directory(Path::new("/data/inner")).unwrap(), None);
+        let kind = |path: &str| rootfs.resolve(Path::new(path)).unwrap().unwrap().kind;
+        assert_eq!((kind("/data"), kind("/data/inner")), (Kind::File, Kind::Blocked));
     }
 }

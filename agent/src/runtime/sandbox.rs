@@ -16,8 +16,8 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, getrlimit};
 
 use super::network::Names;
-use super::rootfs::Rootfs;
-use super::{Bind, ContainerSpec, cgroup, etc, programs, seccomp};
+use super::rootfs::{Kind, Rootfs};
+use super::{Bind, ContainerSpec, cgroup, etc, mount_points, programs, seccomp};
 use crate::assignment::Network;
 
 /// Others may read what a task leaves on shared storage, only its user may change it.
@@ -48,9 +48,6 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-
-/// Where the kernel's own file systems are mounted.
-const KERNEL_TREES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// Files of the kernel that change the host.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
@@ -96,7 +93,8 @@ pub(super) fn build(
     let hostname = hostname(container);
     let scratch = workdir_bind(container, rootfs)?;
     let mut mounts = kernel_mounts(container)?;
-    for file in etc::write(container, rootfs, &hostname, names)? {
+    let files = etc::write(container, rootfs, &hostname, names)?;
+    for file in &files {
         let options = ["bind", "rprivate", "nosuid", "nodev", "noexec", "ro"];
         mounts.push(mount("bind", &file.source, &file.destination, &options)?);
     }
@@ -104,7 +102,10 @@ pub(super) fn build(
     for bind in scratch.iter().chain(&container.binds) {
         mounts.push(bind_mount(bind)?);
     }
-    check_places(&mounts, rootfs)?;
+    let files: Vec<&Path> = files.iter().map(|file| Path::new(&file.destination)).collect();
+    if let Some(obstacle) = mount_points::obstacle(rootfs, &mounts, &files)? {
+        return Err(SandboxError::Image(obstacle));
+    }
     let spec = SpecBuilder::default()
         .version("1.0.2")
         .hostname(hostname)
@@ -114,33 +115,6 @@ pub(super) fn build(
         .linux(linux(container)?)
         .build()?;
     Ok(spec)
-}
-
-/// Refuses an image with links in it by which a mount would come to lie somewhere else than it says: over all
-/// of the root, or over a part of the kernel's trees, which are mounted before. The runtime refuses most of
-/// these as well, later, in words from which nobody can tell a bad image from a bad node; and some of them have
-/// been the way to the host.
-fn check_places(mounts: &[Mount], rootfs: &Rootfs) -> Result<(), SandboxError> {
-    for mount in mounts {
-        let place = mount.destination();
-        let tree = KERNEL_TREES.iter().map(Path::new).find(|tree| place.starts_with(tree));
-        if tree.is_some_and(|tree| place != tree) {
-            // What the image has there is covered by then.
-            continue;
-        }
-        let refuse = |why: String| Err(SandboxError::Image(format!("'{}' in it {why}", place.display())));
-        let Some(led) = rootfs.resolve(place)? else {
-            return refuse("is a link that leads back to itself".to_owned());
-        };
-        let leads_astray = match tree {
-            Some(tree) => led != tree,
-            None => led == Path::new("/") || KERNEL_TREES.iter().any(|tree| led.starts_with(tree)),
-        };
-        if leads_astray {
-            return refuse(format!("is a link to '{}', where nothing can be mounted", led.display()));
-        }
-    }
-    Ok(())
 }
 
 /// The end of the task's id, which is its random part: ids of one second all begin alike.
@@ -153,19 +127,23 @@ fn hostname(container: &ContainerSpec) -> String {
 fn workdir_bind(container: &ContainerSpec, rootfs: &Rootfs) -> Result<Option<Bind>, SandboxError> {
     let workdir = &container.workdir;
     let refuse = |why: &str| Err(SandboxError::Workdir(format!("working directory '{workdir}' {why}")));
-    for kernel in KERNEL_TREES {
-        // Through /proc/self/fd a working directory could be one of the host's.
-        if workdir.as_path().starts_with(kernel) {
-            return refuse("belongs to the kernel");
-        }
+    // Through /proc/self/fd a working directory could be one of the host's.
+    if mount_points::is_kernels(workdir.as_path()) {
+        return refuse("belongs to the kernel");
     }
     if container.binds.iter().any(|bind| workdir.starts_with(&bind.destination)) {
         return Ok(None);
     }
-    match rootfs.is_directory(workdir.as_path())? {
-        Some(true) => Ok(None),
-        Some(false) => refuse("is not a directory in the image"),
-        None => Ok(Some(Bind {
+    let Some(place) = rootfs.resolve(workdir.as_path())? else {
+        return refuse("is a link in the image that leads back to itself");
+    };
+    if mount_points::is_kernels(&place.path) {
+        return refuse("is a link in the image to what belongs to the kernel");
+    }
+    match place.kind {
+        Kind::Directory => Ok(None),
+        Kind::File | Kind::Special | Kind::Blocked => refuse("is not a directory in the image"),
+        Kind::Missing => Ok(Some(Bind {
             source: container.workdir_scratch.clone(),
             destination: workdir.clone(),
             read_only: false,
