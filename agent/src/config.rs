@@ -2,6 +2,7 @@
 
 mod images;
 mod network;
+mod oci_runtime;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use teamster_values::{AbsolutePath, ByteCount, Period};
 pub(crate) use self::images::ImagePattern;
 pub use self::images::{ImageSettings, PullPolicy, RegistrySettings};
 pub use self::network::{Destination, NetworkPolicy};
+pub use self::oci_runtime::OciRuntime;
 use crate::assignment::Identity;
 
 /// The least `log_max`: the end of a log goes with the task's result and is a part of it.
@@ -29,6 +31,8 @@ pub struct Config {
     pub node_id: Option<String>,
     /// containerd's socket.
     pub containerd: PathBuf,
+    /// The program that makes containers under containerd's shim.
+    pub runtime: OciRuntime,
     /// How long a task has between SIGTERM and SIGKILL.
     pub grace_period: Period,
     /// How long whole logs are kept on this node after a task has ended; zero keeps none.
@@ -134,6 +138,7 @@ impl Default for Config {
             coordinator: "127.0.0.1:8002".into(),
             node_id: None,
             containerd: "/run/containerd/containerd.sock".into(),
+            runtime: OciRuntime::Runc,
             grace_period: Period(Duration::from_secs(10)),
             log_retention: Period(Duration::from_secs(24 * 60 * 60)),
             disk_floor: ByteCount(1 << 30),

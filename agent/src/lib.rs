@@ -65,6 +65,9 @@ pub enum RunError {
     /// The machine does not say what it has.
     #[error(transparent)]
     Capacity(#[from] capacity::CapacityError),
+    /// The program that was chosen to make containers cannot make any here.
+    #[error(transparent)]
+    OciRuntime(#[from] runtime::OciRuntimeUnusable),
     /// The programs that run beside tasks.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
@@ -96,7 +99,10 @@ impl Tools {
 
     fn with_egress(config: &Config, way_out: WayOut) -> Result<Self, RunError> {
         let programs = Programs::install(&config.data_dir)?;
-        let runtime = containerd(config).with_programs(programs).with_host_network(config.network.host);
+        let runtime = containerd(config)
+            .with_programs(programs)
+            .with_host_network(config.network.host)
+            .with_oci_runtime(config.runtime);
         let runtime = match way_out {
             WayOut::Open(egress) => runtime.with_egress(egress),
             WayOut::NotWanted => runtime,
@@ -118,6 +124,7 @@ fn containerd(config: &Config) -> Containerd {
 /// Runs the agent until `shutdown`, and leaves its tasks running then.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
+    runtime::check_oci_runtime(config.runtime)?;
     let way_out = way_out(&config).await?;
     let tools = Tools::with_egress(&config, way_out.clone())?;
     let WayOut::Open(egress) = way_out else { return run_in(data_dir, config, tools, shutdown).await };
@@ -175,10 +182,7 @@ async fn run_in(
         node = node_id, data_dir = %data_dir.path().display(), attempts = attempts.len(),
         capacity = ?node.capacity, "agent starts"
     );
-    let lacks = tools.runtime.lacks().await;
-    for lack in &lacks {
-        tracing::warn!(node = node_id, lack, "this node does not have all that tasks could need");
-    }
+    let lacks = session::look_around(&node_id, tools.runtime.as_ref()).await;
     let (supervisor, events) = Supervisor::new(node.clone());
     // Before anybody asks: an attempt that is not among the stages is taken for one that is over.
     for attempt in attempts.iter().filter(|attempt| attempt.result.is_none()) {

@@ -1,5 +1,7 @@
 //! `teamster node …`: look at the nodes.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use clap::Subcommand;
 use jiff::Timestamp;
@@ -40,6 +42,8 @@ struct Node {
     #[serde(default)]
     networks: Vec<String>,
     #[serde(default)]
+    versions: BTreeMap<String, String>,
+    #[serde(default)]
     lacks: Vec<String>,
 }
 
@@ -67,15 +71,15 @@ pub(crate) async fn run(command: NodeCommand) -> anyhow::Result<u8> {
     let now = Timestamp::now();
     let nodes: Vec<Node> =
         nodes.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().context("read the nodes")?;
-    let rows: Vec<[String; 10]> = nodes.iter().map(|node| row(node, now)).collect();
-    table::print(
-        ["NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE", "NETWORK", "LACKS"],
-        &rows,
-    );
+    let rows: Vec<[String; 11]> = nodes.iter().map(|node| row(node, now)).collect();
+    let names = [
+        "NODE", "STATE", "SINCE", "TASKS", "CPUS", "MEMORY", "DISK", "STORAGE", "NETWORK", "RUNS ON", "LACKS",
+    ];
+    table::print(names, &rows);
     Ok(FINE)
 }
 
-fn row(node: &Node, now: Timestamp) -> [String; 10] {
+fn row(node: &Node, now: Timestamp) -> [String; 11] {
     let of = |free: String, capacity: String| format!("{free} of {capacity}");
     let storage: Vec<String> = node
         .storage
@@ -99,8 +103,15 @@ fn row(node: &Node, now: Timestamp) -> [String; 10] {
         of(size(node.free.disk_bytes), size(node.capacity.disk_bytes)),
         storage.join(" "),
         if node.networks.is_empty() { "none".to_owned() } else { node.networks.join(" ") },
+        versions(node),
         if node.lacks.is_empty() { "nothing".to_owned() } else { node.lacks.join("; ") },
     ]
+}
+
+fn versions(node: &Node) -> String {
+    let texts: Vec<String> =
+        node.versions.iter().map(|(program, version)| format!("{program} {version}")).collect();
+    texts.join(", ")
 }
 
 fn cpus(milli: u64) -> String {
@@ -121,7 +132,8 @@ mod tests {
             r#"{"id":"n1","state":"READY","since":"2025-01-01T00:00:00Z","tasks":1,
                 "capacity":{"cpu_milli":2000,"memory_bytes":4294967296,"disk_bytes":10737418240},
                 "free":{"cpu_milli":500,"memory_bytes":2147483648,"disk_bytes":0},
-                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"networks":["egress","host"],"versions":{},"lacks":["a","b"]}"#,
+                "storage":[{"name":"shared","path":"/mnt/shared","ok":false}],"networks":["egress","host"],
+                "versions":{"runc":"1.1.5","kernel":"6.1.0"},"lacks":["a","b"]}"#,
         )
         .unwrap();
         let row = row(&node, node.since);
@@ -137,6 +149,7 @@ mod tests {
                 "0B of 10GiB",
                 "/mnt/shared (not usable)",
                 "egress host",
+                "kernel 6.1.0, runc 1.1.5",
                 "a; b"
             ]
         );

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teamster_agent::assignment::Network;
-use teamster_agent::config::{ImageSettings, PullPolicy};
+use teamster_agent::config::{ImageSettings, OciRuntime, PullPolicy};
 use teamster_coordinator::config::RetryStarted;
 use teamster_coordinator::parameters::Entrypoint;
 use teamster_values::{ByteCount, Period};
@@ -172,6 +172,9 @@ pub(crate) struct AgentArgs {
     /// containerd's socket
     #[arg(long, env = "TEAMSTER_CONTAINERD", value_name = "SOCKET")]
     containerd: Option<PathBuf>,
+    /// The program that makes containers: runc or crun
+    #[arg(long, env = "TEAMSTER_RUNTIME", value_name = "PROGRAM")]
+    runtime: Option<OciRuntime>,
     /// How long a task has between SIGTERM and SIGKILL
     #[arg(long, env = "TEAMSTER_GRACE_PERIOD", value_name = "TIME")]
     grace_period: Option<Period>,
@@ -304,6 +307,7 @@ impl AgentArgs {
             config.coordinator => self.coordinator.clone(),
             config.node_id => self.node_id.clone().map(Some),
             config.containerd => self.containerd.clone(),
+            config.runtime => self.runtime,
             config.grace_period => self.grace_period,
             config.log_retention => self.log_retention,
             config.disk_floor => self.disk_floor,

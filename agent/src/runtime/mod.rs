@@ -13,6 +13,7 @@ mod programs;
 mod rootfs;
 mod sandbox;
 mod seccomp;
+pub mod versions;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use teamster_values::AbsolutePath;
 
+pub use self::cgroup::{OciRuntimeUnusable, check_oci_runtime};
 pub use self::containerd::Containerd;
 pub use self::programs::{Programs, ProgramsError};
 pub use crate::assignment::Identity;

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::Resources;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, versions};
 use crate::supervisor::Event;
 
 pub use logs::Logs;
@@ -44,19 +44,40 @@ pub struct Identity {
     pub boot_id: String,
     /// What it offers.
     pub capacity: Resources,
-    /// What it lacks, for people.
+    /// What its kernel lacks, for people.
     pub lacks: Vec<String>,
     /// Knows the versions of what runs containers.
     pub runtime: Arc<dyn Runtime>,
 }
 
-impl Identity {
-    async fn versions(&self) -> BTreeMap<String, String> {
-        match tokio::time::timeout(VERSIONS_DEADLINE, self.runtime.versions()).await {
-            Ok(Ok(versions)) => versions.into_iter().collect(),
-            Ok(Err(_)) | Err(_) => BTreeMap::new(),
-        }
+/// The versions of what runs containers here; none while containerd does not answer.
+async fn versions(runtime: &dyn Runtime) -> BTreeMap<String, String> {
+    match tokio::time::timeout(VERSIONS_DEADLINE, runtime.versions()).await {
+        Ok(Ok(versions)) => versions.into_iter().collect(),
+        Ok(Err(_)) | Err(_) => BTreeMap::new(),
     }
+}
+
+fn shortfalls(versions: &BTreeMap<String, String>) -> Vec<String> {
+    versions::shortfalls(versions.iter().map(|(program, version)| (program.as_str(), version.as_str())))
+}
+
+/// Says at the start of the agent, a line each, what runs containers here and what is missing. Returns what the
+/// kernel lacks: that does not change while it runs, as programs do.
+pub(crate) async fn look_around(node: &str, runtime: &dyn Runtime) -> Vec<String> {
+    let versions = versions(runtime).await;
+    for (program, version) in &versions {
+        let least = versions::least(program);
+        tracing::info!(node, program, version, least, "runs containers here");
+    }
+    if versions.is_empty() {
+        tracing::warn!(node, "containerd does not answer yet; its version is told when it does");
+    }
+    let lacks = runtime.lacks().await;
+    for lack in lacks.iter().chain(&shortfalls(&versions)) {
+        tracing::warn!(node, lack, "this node does not have all that tasks could need");
+    }
+    lacks
 }
 
 /// Why a session ended.

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use super::{Ended, Session, batches, cluster, convert};
+use super::{Ended, Session, batches, cluster, convert, shortfalls, versions};
 use crate::assignment::{Held, Report, Stage};
 use crate::boot::BootInstant;
 use crate::supervisor::{Event, REPORTS_MAX};
@@ -213,6 +213,8 @@ pub(super) async fn connect(coordinator: &str) -> Result<Channel, Ended> {
 async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello {
     let identity = &session.identity;
     let storages = convert::offers(&session.offers.borrow());
+    let versions = versions(identity.runtime.as_ref()).await;
+    let lacks = identity.lacks.iter().cloned().chain(shortfalls(&versions)).collect();
     wire::Hello {
         protocol: PROTOCOL,
         node_id: identity.node_id.clone(),
@@ -223,9 +225,9 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         capacity: Some(convert::capacity(&identity.capacity)),
         storages,
         closed: closed(session),
-        versions: identity.versions().await.into_iter().collect(),
+        versions: versions.into_iter().collect(),
         networks: identity.runtime.networks().iter().map(ToString::to_string).collect(),
-        lacks: identity.lacks.clone(),
+        lacks,
     }
 }
 

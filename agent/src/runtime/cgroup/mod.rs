@@ -15,6 +15,7 @@ use self::hierarchy::{Hierarchies, Hierarchy, Version};
 pub(super) use self::usage::usage;
 use super::ContainerId;
 use crate::assignment::{AttemptId, Resources};
+use crate::config::OciRuntime;
 
 /// The period over which the CPU quota is counted, in microseconds: the kernel's default.
 pub(super) const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -114,6 +115,19 @@ pub(super) fn is_unified() -> bool {
 /// `v1`, `v2` or `hybrid`; none where there are no cgroups.
 pub(super) fn layout() -> Option<&'static str> {
     Hierarchies::detect().ok()?.layout()
+}
+
+/// Why the chosen program cannot make containers here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "use crun: it does not work where both versions of cgroups are mounted, as here; set runtime = \"runc\", or \
+     boot this machine with cgroup version 2 alone"
+)]
+pub struct OciRuntimeUnusable;
+
+/// Whether the program can work with the cgroups of this machine. Whether it is there only containerd knows.
+pub fn check_oci_runtime(runtime: OciRuntime) -> Result<(), OciRuntimeUnusable> {
+    if runtime == OciRuntime::Crun && layout() == Some("hybrid") { Err(OciRuntimeUnusable) } else { Ok(()) }
 }
 
 /// What is missing here that tasks could need, and what follows from it.

@@ -18,13 +18,19 @@ use tonic::{Code, Status};
 use super::keeping::Told;
 use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
 use super::{Containerd, blocking, keeping};
+use crate::config::OciRuntime;
 use crate::failpoint;
 use crate::runtime::rootfs::Rootfs;
 use crate::runtime::sandbox::{self, SandboxError};
-use crate::runtime::{ContainerId, ContainerSpec, ContainerState, Programs, RuntimeError, Signal, cgroup};
+use crate::runtime::{
+    ContainerId, ContainerSpec, ContainerState, Identity, Programs, RuntimeError, Signal, cgroup,
+};
 
 /// The shim that runs our containers.
 const RUNTIME: &str = "io.containerd.runc.v2";
+
+/// Where crun keeps its state: beside runc's, and gone with the next boot like that.
+const CRUN_STATE: &str = "/run/containerd/crun";
 
 /// Says which attempt a container was made for.
 const ATTEMPT_LABEL: &str = "teamster/attempt";
@@ -41,6 +47,28 @@ struct RuncOptions {
     /// Group of those pipes.
     #[prost(uint32, tag = "5")]
     io_gid: u32,
+    /// The program that makes the container; empty for what containerd would take.
+    #[prost(string, tag = "6")]
+    binary_name: String,
+    /// Where that program keeps its state; empty for runc's place.
+    #[prost(string, tag = "7")]
+    root: String,
+}
+
+impl RuncOptions {
+    fn new(identity: Identity, runtime: OciRuntime) -> Self {
+        let (binary_name, root) = match runtime {
+            OciRuntime::Runc => ("", ""),
+            // The two keep different things under the same names.
+            OciRuntime::Crun => (runtime.program(), CRUN_STATE),
+        };
+        Self {
+            io_uid: identity.uid,
+            io_gid: identity.gid,
+            binary_name: binary_name.to_owned(),
+            root: root.to_owned(),
+        }
+    }
 }
 
 impl prost::Name for RuncOptions {
@@ -68,7 +96,7 @@ impl Containerd {
             .map_err(|status| failure("make a lease", &status))?;
         let mounts = self.prepare_snapshot(spec, &lease).await?;
         let document = self.confine(spec, &mounts, programs).await?;
-        let options = to_any(&RuncOptions { io_uid: spec.identity.uid, io_gid: spec.identity.gid });
+        let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime));
         self.record(spec, &lease, document, &options).await?;
         let streams = keeping::address(spec, &programs.keeper());
         self.create_task(id, mounts, options, streams).await?;

@@ -31,7 +31,7 @@ use super::{
     ContainerId, ContainerSpec, ContainerState, Exit, Image, Programs, Runtime, RuntimeError, Signal, cgroup,
 };
 use crate::assignment::{AttemptId, Network, Resources};
-use crate::config::{ImageSettings, PullPolicy, RegistrySettings};
+use crate::config::{ImageSettings, OciRuntime, PullPolicy, RegistrySettings};
 
 /// containerd, reached through its socket.
 pub struct Containerd {
@@ -41,6 +41,7 @@ pub struct Containerd {
     may_use_host: bool,
     lacks: Vec<String>,
     programs: Option<Programs>,
+    oci_runtime: OciRuntime,
 }
 
 impl Containerd {
@@ -62,7 +63,14 @@ impl Containerd {
             may_use_host: false,
             lacks: Vec::new(),
             programs: None,
+            oci_runtime: OciRuntime::default(),
         }
+    }
+
+    /// The same, with this program for containers that are made from now on. Those that are there stay with
+    /// what made them.
+    pub fn with_oci_runtime(self, oci_runtime: OciRuntime) -> Self {
+        Self { oci_runtime, ..self }
     }
 
     /// The same, with a way out for the containers that ask for one.
@@ -147,7 +155,8 @@ impl Runtime for Containerd {
         let answer = self.link.client().version().version(call((), QUICK)).await;
         let version = answer.map_err(|status| failure("ask for containerd's version", &status))?;
         let mut versions = vec![("containerd".to_owned(), version.into_inner().version)];
-        versions.extend(runc_version().await.map(|version| ("runc".to_owned(), version)));
+        let program = self.oci_runtime.program();
+        versions.extend(program_version(program).await.map(|version| (program.to_owned(), version)));
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         versions.push(("kernel".to_owned(), kernel));
         if let Some(layout) = cgroup::layout() {
@@ -201,11 +210,11 @@ where
     }
 }
 
-/// runc is containerd's business, so it may be anywhere; nothing depends on finding it here.
-async fn runc_version() -> Option<String> {
-    let mut command = tokio::process::Command::new("runc");
+/// The program is containerd's business, so it may be anywhere; nothing depends on finding it here.
+async fn program_version(program: &str) -> Option<String> {
+    let mut command = tokio::process::Command::new(program);
     command.arg("--version").kill_on_drop(true);
     let output = tokio::time::timeout(QUICK, command.output()).await.ok()?.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().next()?.strip_prefix("runc version ").map(str::to_owned)
+    text.lines().next()?.strip_prefix(program)?.strip_prefix(" version ").map(str::to_owned)
 }
