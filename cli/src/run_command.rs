@@ -22,7 +22,7 @@ Examples:
       'sort /data/in.txt | uniq -c > /data/out.txt'
   id=$(teamster run --detach 'sleep 60'); teamster task cancel \"$id\"
 
-The image must be on the node: `teamster image import FILE`.
+The node pulls the image if it has to and may; `teamster image import FILE` brings one there.
 Exits with 0 when the task is COMPLETE, with 1 when it is not.")]
 pub(crate) struct RunArgs {
     /// Run by /bin/sh -c in the image
