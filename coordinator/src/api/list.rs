@@ -49,9 +49,14 @@ pub(super) async fn page<T: Send + 'static>(
     small_sizes: bool,
     write: impl FnOnce(ListView) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let view = tasks::view(parameters)?;
     let owner = Caller::anonymous().owner;
-    let query = ListQuery { want: view.want(), ..query(api, &owner, parameters)? };
+    let (view, query) = match (tasks::view(parameters), query(api, &owner, parameters)) {
+        (Ok(view), Ok(query)) => (view, ListQuery { want: view.want(), ..query }),
+        (Err(ApiError::Invalid(one)), Err(ApiError::Invalid(other))) => {
+            return Err(ApiError::Invalid(format!("{one}; {other}")));
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
     let _turn = api.state.admission.list().await;
     let (reader, board) = (api.state.reader.clone(), api.state.board.view());
     let (secret, state) = (api.state.secret.clone(), state_name(parameters));

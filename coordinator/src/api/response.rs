@@ -151,16 +151,13 @@ pub(super) fn task(task: StoredTask, reading: Reading<'_>) -> TaskView {
 fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading<'_>) -> Vec<TaskLogView> {
     let last = attempts.last().map_or(0, |(number, _)| *number);
     let mut logs: Vec<_> = attempts.into_iter().map(|(_, log)| task_log(log, reading)).collect();
-    let notes = match status {
-        Status::Live(row) => {
-            if row.since.is_some() && row.attempt > last {
-                logs.push(attempt_under_way(row));
-            }
-            let reason = why_waiting(row, reading.board);
-            row.notes.iter().cloned().chain(reason).collect()
-        }
-        Status::Final(row) => row.notes.clone(),
-    };
+    if let Status::Live(row) = status
+        && row.since.is_some()
+        && row.attempt > last
+    {
+        logs.push(attempt_under_way(row));
+    }
+    let notes = notes(status, reading.board);
     if reading.view == View::Full && !notes.is_empty() {
         let is_between = matches!(status, Status::Live(row) if row.since.is_none());
         if logs.is_empty() || is_between {
@@ -169,6 +166,14 @@ fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading
         logs.last_mut().expect("one was just pushed where there was none").system_logs.extend(notes);
     }
     logs
+}
+
+/// What the system says of a task that belongs to no attempt; of one that waits, why.
+pub(super) fn notes(status: &Status, board: &board::View) -> Vec<String> {
+    match status {
+        Status::Live(row) => row.notes.iter().cloned().chain(why_waiting(row, board)).collect(),
+        Status::Final(row) => row.notes.clone(),
+    }
 }
 
 /// How long each attempt had to wait: since the task came, or since the attempt before ended.

@@ -145,6 +145,30 @@ async fn shows_what_is_under_way_and_why_a_task_waits() {
     assert!(entry["system_logs"][0].as_str().unwrap().starts_with("waiting for a node"), "{waiting}");
     let basic = stand.get(&format!("/v1/tasks/{}?view=BASIC", task_id(3))).await.json();
     assert!(basic.get("logs").is_none(), "{basic}");
+    let reason = entry["system_logs"][0].as_str().unwrap();
+    let logs = stand.get(&format!("/v1/tasks/{}/logs", task_id(3))).await.json();
+    assert_eq!(logs["system_logs"], json!([reason]));
+    let text = stand.get(&format!("/v1/tasks/{}/logs?stream=system", task_id(3))).await.text();
+    assert_eq!(text, format!("{reason}\n"));
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_in_a_query_is_told_at_once() {
+    let stand = Stand::with(&rows());
+    let message = async |path: &str| {
+        let answer = stand.get(path).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        answer.json()["msg"].as_str().unwrap().to_owned()
+    };
+    let list = message("/v1/tasks?view=x&page_size=0&page_token=x&state=x&tag_value=x").await;
+    for name in ["view: ", "; page_size: ", "; page_token: ", "; state: ", "; tag_value: "] {
+        assert!(list.contains(name), "{list}");
+    }
+    let logs = format!("/v1/tasks/{}/logs?stream=x&executor=-1&tail=x&follow=maybe", task_id(1));
+    let logs = message(&logs).await;
+    for name in ["stream: ", "; executor: ", "; tail: ", "; follow: "] {
+        assert!(logs.contains(name), "{logs}");
+    }
 }
 
 #[tokio::test]

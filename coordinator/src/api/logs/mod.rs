@@ -23,11 +23,11 @@ use self::source::{Place, STREAMS, Source, end_of, stored_end};
 use self::utf8::Decoder;
 use super::Api;
 use super::error::ApiError;
-use super::response::state_name;
+use super::response::{self, state_name};
 use super::tasks::{self, Parameters, PathId, parameter};
 use crate::attempt_log::{AttemptLog, ExecutorLog};
 use crate::log_hub::{LogStream, PART_BYTES_MAX, Unread};
-use crate::store::{Status, StoredTask, Want};
+use crate::store::{StoredTask, Want};
 
 /// Which of a task's three logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,22 +49,25 @@ struct Question {
 
 impl Question {
     fn parse(parameters: &Parameters) -> Result<Self, ApiError> {
-        let refuse = |text: &str| Err(ApiError::Invalid(text.to_owned()));
+        let mut errors = Vec::new();
         let stream = match parameter(parameters, "stream") {
             None => None,
             Some("stdout") => Some(Stream::Stdout),
             Some("stderr") => Some(Stream::Stderr),
             Some("system") => Some(Stream::System),
-            Some(_) => return refuse("stream: must be stdout, stderr or system"),
+            Some(_) => {
+                errors.push("stream: must be stdout, stderr or system");
+                None
+            }
         };
         let executor = parameter(parameters, "executor").map(str::parse).transpose();
-        let Ok(executor) = executor else { return refuse("executor: must be a number, counted from 0") };
+        errors.extend(executor.is_err().then_some("executor: must be a number, counted from 0"));
         let tail = parameter(parameters, "tail").map(str::parse).transpose();
-        let Ok(tail) = tail else { return refuse("tail: must be a number of bytes") };
-        let follow = match parameter(parameters, "follow") {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return refuse("follow: must be true or false"),
+        errors.extend(tail.is_err().then_some("tail: must be a number of bytes"));
+        let follow = parameter(parameters, "follow").unwrap_or("false").parse();
+        errors.extend(follow.is_err().then_some("follow: must be true or false"));
+        let (true, Ok(executor), Ok(tail), Ok(follow)) = (errors.is_empty(), executor, tail, follow) else {
+            return Err(ApiError::Invalid(errors.join("; ")));
         };
         Ok(Self { stream, executor, tail, follow })
     }
@@ -95,10 +98,11 @@ pub(super) async fn logs(
     let task = tasks::find(&api, &id, Want::Everything)?;
     let source = Source::last(&api.state.log_hub, &task);
     if question.stream.is_some() || wants_text(&headers) {
-        let system = system_text(&task);
+        let system = system_text(&task, &api);
         return Ok(text::answer(source, &question, system).await);
     }
-    Ok(Json(document(&task, source, question.tail).await).into_response())
+    let notes = response::notes(&task.status, &api.state.board.view());
+    Ok(Json(document(&task, notes, source, question.tail).await).into_response())
 }
 
 fn wants_text(headers: &HeaderMap) -> bool {
@@ -106,22 +110,16 @@ fn wants_text(headers: &HeaderMap) -> bool {
     accept.split(',').next().is_some_and(|first| first.trim().starts_with("text/plain"))
 }
 
-fn notes_of(task: &StoredTask) -> &[String] {
-    match &task.status {
-        Status::Live(row) => &row.notes,
-        Status::Final(row) => &row.notes,
-    }
-}
-
 /// What the system says of the last attempt, and of the task.
-fn system_text(task: &StoredTask) -> String {
+fn system_text(task: &StoredTask, api: &Api) -> String {
     let lines = task.attempts.last().map(|(_, log)| log.system_logs.as_slice()).unwrap_or_default();
-    lines.iter().chain(notes_of(task)).flat_map(|line| [line.as_str(), "\n"]).collect()
+    let notes = response::notes(&task.status, &api.state.board.view());
+    lines.iter().chain(&notes).flat_map(|line| [line.as_str(), "\n"]).collect()
 }
 
 /// All attempts: the stored ends of their logs, or the last `tail` bytes of those. Of the attempt under way
 /// what its node has now.
-async fn document(task: &StoredTask, source: Option<Source>, tail: Option<u64>) -> Value {
+async fn document(task: &StoredTask, notes: Vec<String>, source: Option<Source>, tail: Option<u64>) -> Value {
     let limit = tail.unwrap_or(u64::MAX);
     let mut attempts: Vec<_> =
         task.attempts.iter().map(|(number, log)| attempt(*number, log, limit)).collect();
@@ -132,7 +130,7 @@ async fn document(task: &StoredTask, source: Option<Source>, tail: Option<u64>) 
         "id": task.head.id,
         "state": state_name(&task.status),
         "attempts": attempts,
-        "system_logs": notes_of(task),
+        "system_logs": notes,
     })
 }
 
