@@ -162,7 +162,14 @@ async fn files_that_come_and_files_that_do_not(world: &World) {
     let outputs = [Output::Glob("*.txt"), Output::Optional("perhaps"), Output::File("d/one")];
     let command = "mkdir d empty; echo 1 > d/one; echo a > a.txt; echo b > b.txt";
     let call = Call::new("files", "many", command, &outputs);
-    let found = done(world.run(call.clone()).await);
+    let mut job = world.cromwell.submit(call.clone()).await.unwrap();
+    let found = done(world.cromwell.wait(&mut job).await);
+    let task = world.cluster.client.task(&job.id).await;
+    let lines = task["logs"][0]["system_logs"].as_array().unwrap();
+    let is_told = |line: &serde_json::Value| {
+        line.as_str().is_some_and(|line| line.starts_with("warning: ") && line.contains("/perhaps"))
+    };
+    assert!(lines.iter().any(is_told), "{task:#}");
     let directory = glob_name("*.txt");
     assert_eq!(holds(&found, &format!("{directory}.list")), "a.txt\nb.txt\n");
     assert_eq!(holds(&found, &format!("{directory}/b.txt")), "b\n");

@@ -152,6 +152,10 @@ impl Cromwell {
             if ["COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"].contains(&state.as_str()) {
                 return Ok(state);
             }
+            // It would wait for ever behind others, such as PREEMPTED and CANCELING.
+            if !["QUEUED", "INITIALIZING", "RUNNING"].contains(&state.as_str()) {
+                return Err(format!("the state {state} is none that old clients know"));
+            }
             tokio::time::sleep(POLL_PAUSE).await;
         }
     }
