@@ -239,9 +239,10 @@ async fn floods_of_http2_end_their_connection_and_no_other() {
         ("settings", settings, false),
     ];
     for (name, flood, is_ended) in floods {
-        let flooding = tokio::spawn(flood_of(coordinator.grpc, flood));
+        let mut flooding = JoinSet::new();
+        flooding.spawn(flood_of(coordinator.grpc, flood));
         is_served(&coordinator).await;
-        let (frames, was_ended) = flooding.await.unwrap();
+        let (frames, was_ended) = flooding.join_next().await.unwrap().unwrap();
         if is_ended {
             assert!(was_ended, "{name}: the connection is ended");
             let reason = frames.iter().find(|(kind, _)| *kind == GOAWAY);

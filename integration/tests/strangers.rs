@@ -57,7 +57,7 @@ async fn what_an_older_database_does_not_know_is_stopped_kept_and_let_go() {
         (!kept(&node.data_dir).contains(&own)).then_some(())
     })
     .await;
-    assert_eq!(kept(&node.data_dir), std::slice::from_ref(&id));
+    assert_eq!(kept(&node.data_dir), [id.as_str()]);
     drop(coordinator);
 
     // With none it is let go.
