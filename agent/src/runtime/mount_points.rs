@@ -88,6 +88,7 @@ mod tests {
             ("dangling", "elsewhere"),
             ("to-the-root", "/../../.."),
             ("sys", "/real"),
+            ("dev", "../../../dev"),
         ] {
             symlink(target, path.join(link)).unwrap();
         }
@@ -102,6 +103,7 @@ mod tests {
             ("/loop", "back to itself"),
             ("/to-the-root", "'/'"),
             ("/sys", "'/real'"),
+            ("/dev", "back to itself"),
         ] {
             let text = found(&[place]).unwrap_or_default();
             assert!(text.contains(place) && text.contains(word), "{place}: {text}");

@@ -106,6 +106,7 @@ impl Rootfs {
 
     fn walk(&self, path: &Path) -> io::Result<Option<(PathBuf, Found)>> {
         let mut todo: VecDeque<OsString> = components(path.as_os_str());
+        let first = todo.front().cloned();
         let mut stack = vec![Rc::clone(&self.root)];
         let mut place = PathBuf::from("/");
         let mut links = 0;
@@ -118,8 +119,9 @@ impl Rootfs {
                 }
                 continue;
             }
-            if links > 0 && stack.len() == 1 && is_kernel_tree(&name) {
-                // What a link finds there is the kernel's and not the image's, however the image fills it.
+            if links > 0 && stack.len() == 1 && is_kernel_tree(&name) && first.as_ref() != Some(&name) {
+                // What a link finds there is the kernel's and not the image's, however the image fills it. Not
+                // so on the way to the tree itself, which is not there yet when it is mounted.
                 place.push(name);
                 place.extend(todo);
                 return Ok(Some((place, Found::Missing)));
