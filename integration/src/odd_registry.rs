@@ -15,6 +15,8 @@ pub enum Oddity {
     Status(u16, String),
     /// The content up to this byte, then the end of the connection.
     CutAfter(usize),
+    /// The content up to this byte, and then nothing more.
+    Stall(usize),
     /// The head of an answer, and then nothing more.
     Silence,
     /// This instead of the content.
@@ -187,6 +189,11 @@ async fn answer(
     match oddity {
         _ if method == "HEAD" => Ok(()),
         Some(Oddity::Silence) => std::future::pending().await,
+        Some(Oddity::Stall(bytes)) => {
+            stream.write_all(&rest[..bytes.min(rest.len())]).await?;
+            stream.flush().await?;
+            std::future::pending().await
+        }
         Some(Oddity::CutAfter(bytes)) => {
             stream.write_all(&rest[..bytes.min(rest.len())]).await?;
             stream.flush().await?;

@@ -4,6 +4,7 @@
 
 mod archive;
 mod credentials;
+mod disk;
 mod document;
 mod fetch;
 mod import;
@@ -28,7 +29,7 @@ use oci_spec::distribution::Reference;
 use self::document::Opened;
 pub use self::import::{ImportError, ImportedImage, import};
 pub use self::progress::{PullProgress, Pulled};
-use self::pull::Pull;
+use self::pull::{Abandoned, Pull};
 use self::registry::FetchError;
 pub use self::store::{StoredImage, list};
 use self::store::{look_up, make_ready, next_chain_id, open, publish, tie_together, unpack_and_keep};
@@ -60,6 +61,7 @@ pub(super) struct Images {
     unpacking: tokio::sync::Mutex<()>,
     /// By full name: parallel wishes for one image share its pull.
     pulls: Mutex<HashMap<String, Running>>,
+    abandoned: Arc<Abandoned>,
     /// By full name: when a task last asked for it. Held while one is removed.
     used: tokio::sync::Mutex<HashMap<String, Timestamp>>,
 }
@@ -104,6 +106,7 @@ impl Images {
             known: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
             pulls: Mutex::default(),
+            abandoned: Arc::default(),
             used: tokio::sync::Mutex::default(),
         }
     }
@@ -197,6 +200,7 @@ impl Images {
             credentials: self.fingerprint(name).map_err(|error| refused(&whole, error))?,
             registries,
             progress: Arc::clone(&progress),
+            abandoned: Arc::clone(&self.abandoned),
         };
         let pull = pull.run().boxed().shared();
         if let Some(weak) = pull.downgrade() {

@@ -1,12 +1,14 @@
 //! Images that come from registries: a real one, with and without a password, and one that misbehaves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use teamster_agent::config::{ImageSettings, PullPolicy, RegistrySettings};
 use teamster_agent::runtime::{Containerd, Image, Programs, Runtime, RuntimeError};
+use teamster_integration::cluster::eventually;
 use teamster_integration::image::TestImage;
-use teamster_integration::odd_registry::Oddity;
+use teamster_integration::odd_registry::{OddRegistry, Oddity};
 use teamster_integration::registry::{PrivateRegistry, digest};
 use teamster_values::{ByteCount, Period};
 
@@ -311,4 +313,47 @@ async fn credentials_stay_with_the_registry_that_they_are_for() {
     let error = puller.image(&format!("{}/lab/tool:round", registry.host())).await.unwrap_err();
     assert!(error.to_string().contains("redirects too often"), "{error}");
     assert!(registry.requests("/round").len() < 10);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_given_up_and_goes_on_when_it_is_wanted_again() {
+    let (registry, pieces) = odd().await;
+    let Some(mut puller) = Puller::new(registry.host()) else { return };
+    let layer = digest(&pieces.layer);
+    let blob = format!("lab/tool/blobs/{layer}");
+    let reference = format!("{}/lab/tool:1", registry.host());
+    puller.settings.stall_timeout = Period(Duration::from_secs(2));
+    let runtime = puller.runtime();
+    let dropped_in_the_middle = async {
+        registry.next(&blob, Oddity::Stall(300_000));
+        let mut pull = runtime.image(&reference);
+        // The user cancels when the layer is under way.
+        tokio::select! {
+            done = &mut pull => panic!("{done:?}"),
+            () = eventually_asked(&registry, &layer) => {}
+        }
+    };
+    dropped_in_the_middle.await;
+    runtime.sweep_images(&BTreeSet::new()).await.unwrap();
+    assert!(puller.is_empty().await);
+
+    // Killed in the middle, containerd keeps nothing that is in the way.
+    registry.next(&blob, Oddity::Stall(300_000));
+    let pull = runtime.image(&reference);
+    tokio::pin!(pull);
+    tokio::select! {
+        done = &mut pull => panic!("{done:?}"),
+        () = eventually_asked(&registry, &layer) => {}
+    }
+    puller.containerd.restart();
+    // The agent asks again when containerd was away.
+    let died = pull.await.unwrap_err();
+    assert!(matches!(died, RuntimeError::Unavailable(_)), "{died:?}");
+    runtime.image(&reference).await.unwrap();
+}
+
+/// Until a path that ends so has been asked for once more than before.
+async fn eventually_asked(registry: &OddRegistry, end: &str) {
+    let before = registry.requests(end).len();
+    eventually("the registry is asked", async || (registry.requests(end).len() > before).then_some(())).await;
 }

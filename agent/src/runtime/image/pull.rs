@@ -3,7 +3,7 @@
 //! never seen. Everything is held by one lease until the image holds it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_client::services::v1::snapshots::UsageRequest;
@@ -11,6 +11,7 @@ use containerd_client::types::Descriptor;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use oci_spec::distribution::Reference;
+use oci_spec::image::ImageManifest;
 use sha2::{Digest, Sha256};
 use teamster_values::ByteCount;
 use tokio::sync::{Semaphore, watch};
@@ -21,7 +22,8 @@ use super::fetch::{Failure, Part, Source};
 use super::progress::{PullProgress, Pulled};
 use super::registry::{Document, FetchError, Registry};
 use super::rights::CREDENTIALS_LABEL;
-use super::{publish, tie_together};
+use super::store::has_blob;
+use super::{disk, publish, tie_together};
 use crate::config::ImageSettings;
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::{
@@ -30,6 +32,9 @@ use crate::runtime::containerd::{
 
 /// Between two looks at how much an image takes unpacked.
 const SIZE_LOOK: Duration = Duration::from_secs(2);
+
+/// How much room an image takes while it is pulled, in sizes of what is fetched: itself, and unpacked.
+const ROOM_FACTOR: u64 = 3;
 
 /// The label of an image record that came from a registry, and may therefore be removed; it says which.
 pub(super) const PULLED_LABEL: &str = "teamster.io/pulled-from";
@@ -47,6 +52,36 @@ pub(super) struct Pull {
     pub(super) credentials: Option<String>,
     pub(super) registries: Vec<Arc<Registry>>,
     pub(super) progress: Arc<PullProgress>,
+    pub(super) abandoned: Arc<Abandoned>,
+}
+
+/// Leases of pulls that nobody waited for any more. They hold what has arrived, until somebody has time to
+/// give them up.
+#[derive(Default)]
+pub(super) struct Abandoned(Mutex<Vec<String>>);
+
+impl Abandoned {
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn add(&self, lease: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    }
+}
+
+/// A lease that is not forgotten when the pull is dropped.
+struct Held {
+    lease: Option<String>,
+    abandoned: Arc<Abandoned>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.abandoned.add(lease);
+        }
+    }
 }
 
 /// A document of the registry, by the digest of its bytes.
@@ -75,10 +110,14 @@ impl Pull {
         let name = self.name.whole();
         tracing::info!(image = name, "pulling");
         let lease = open_lease(&self.link, "pull").await?;
+        let mut held = Held { lease: Some(lease.clone()), abandoned: Arc::clone(&self.abandoned) };
         let deadline = self.settings.pull_timeout;
         let whole = tokio::time::timeout(deadline.0, self.run_under(&lease)).await;
         // Whatever no image record holds goes with the lease.
         let closed = close_lease(&self.link, lease).await;
+        if closed.is_ok() {
+            held.lease = None;
+        }
         let in_time = whole.unwrap_or_else(|_| {
             Err(self.passing(format!("it took longer than {deadline} (images.pull_timeout)")))
         });
@@ -171,6 +210,7 @@ impl Pull {
             let bytes = ByteCount(bytes);
             return Err(self.unusable(format!("it has {bytes}, more than {limit} (images.size_max)")));
         }
+        self.check_room(&read).await?;
         self.progress.expect(bytes);
         let (digest, size_bytes) = (read.config().digest().to_string(), read.config().size());
         let part = Part { digest: digest.clone(), size_bytes };
@@ -178,6 +218,26 @@ impl Pull {
         let config = read_blob(&self.link, &digest, CONFIG_BYTES_MAX).await?;
         let config = config.ok_or_else(|| self.unusable(format!("its configuration {digest} is gone")))?;
         document::combine(&read, manifest.digest.clone(), &config).map_err(|reason| self.unusable(reason))
+    }
+
+    /// Sees that there is room for what is missing and for what it becomes, before it is fetched: a disk that
+    /// fills up hurts everybody.
+    async fn check_room(&self, manifest: &ImageManifest) -> Result<(), RuntimeError> {
+        let mut missing = 0_u64;
+        for layer in manifest.layers() {
+            if !has_blob(&self.link, layer.digest().as_ref()).await? {
+                missing = missing.saturating_add(layer.size());
+            }
+        }
+        let root = disk::snapshot_root(&self.link).await?;
+        // Where containerd's directory cannot be seen from here, its disk cannot be looked at either.
+        let Ok(disk) = disk::look(&root).await else { return Ok(()) };
+        let needed = missing.saturating_mul(ROOM_FACTOR);
+        if disk.free_bytes < needed {
+            let (free, needed) = (ByteCount(disk.free_bytes), ByteCount(needed));
+            return Err(self.passing(format!("it needs {needed} on this node's disk, and {free} are free")));
+        }
+        Ok(())
     }
 
     /// Fetches layers side by side and unpacks them one upon the other.

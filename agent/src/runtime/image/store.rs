@@ -73,8 +73,8 @@ pub(super) async fn look_up(
         let request = call(GetImageRequest { name }, QUICK);
         or_missing(link.client().images().get(request).await)
             .map(|found| {
-                let mut record = found?.into_inner().image?;
-                record.target.take().map(|target| (record, target))
+                let record = found?.into_inner().image?;
+                record.target.clone().map(|target| (record, target))
             })
             .map_err(|status| failure("look for the image", &status))
     };
@@ -125,9 +125,7 @@ pub(super) async fn make_ready(link: &Link, opened: &Opened) -> Result<bool, Run
         return Ok(true);
     }
     for layer in &opened.layers {
-        let request = call(InfoRequest { digest: layer.digest.clone() }, QUICK);
-        let info = or_missing(link.client().content().info(request).await);
-        if info.map_err(|status| failure("look for a layer", &status))?.is_none() {
+        if !has_blob(link, &layer.digest).await? {
             return Ok(false);
         }
     }
@@ -135,6 +133,13 @@ pub(super) async fn make_ready(link: &Link, opened: &Opened) -> Result<bool, Run
     let result = unpack_and_keep(link, &lease, opened).await;
     close_lease(link, lease).await?;
     result.map(|()| true)
+}
+
+/// Whether the store has this blob.
+pub(super) async fn has_blob(link: &Link, digest: &str) -> Result<bool, RuntimeError> {
+    let request = call(InfoRequest { digest: digest.to_owned() }, QUICK);
+    let info = or_missing(link.client().content().info(request).await);
+    info.map(|info| info.is_some()).map_err(|status| failure("look for a layer", &status))
 }
 
 /// Unpacks an image and ties the snapshot to its configuration, so that it stays as long as the image does.

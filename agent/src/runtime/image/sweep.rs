@@ -3,21 +3,20 @@
 //! imported, or that the operator wants to have here.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
-    DeleteImageRequest, Image as Record, ListContainersRequest, ListImagesRequest, PluginsRequest,
+    DeleteImageRequest, Image as Record, ListContainersRequest, ListImagesRequest,
 };
 use jiff::Timestamp;
 use oci_spec::distribution::Reference;
 
 use super::pull::PULLED_LABEL;
 use super::store::set_label;
-use super::{Images, normalise};
+use super::{Images, disk, normalise};
 use crate::config::PullPolicy;
 use crate::runtime::RuntimeError;
-use crate::runtime::containerd::{QUICK, SLOW, SNAPSHOTTER, call, failure, or_missing};
+use crate::runtime::containerd::{SLOW, call, close_lease, failure, or_missing};
 
 /// The label of an image record with the time of its last use: seconds since 1970.
 const USED_LABEL: &str = "teamster.io/used";
@@ -63,15 +62,22 @@ impl Images {
         }
     }
 
-    /// Removes what may go. `wanted` are the references of all tasks on this node.
+    /// Gives up what pulls left behind that nobody waited for, and removes what may go. `wanted` are the
+    /// references of all tasks on this node.
     pub(in crate::runtime) async fn sweep(&self, wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        for lease in self.abandoned.take() {
+            if let Err(error) = close_lease(&self.link, lease.clone()).await {
+                self.abandoned.add(lease);
+                return Err(error);
+            }
+        }
         if self.settings.pull == PullPolicy::Never {
             return Ok(());
         }
         let begun = Timestamp::now();
         let candidates = self.candidates(wanted, begun).await?;
-        let root = self.snapshot_root().await?;
-        let mut is_full = fill_percent(&root).await? > self.settings.disk_high_percent;
+        let root = disk::snapshot_root(&self.link).await?;
+        let mut is_full = disk::look(&root).await?.fill_percent > self.settings.disk_high_percent;
         let unused_max = self.settings.unused_max.0;
         for candidate in candidates {
             let idle = age(begun, candidate.used);
@@ -82,7 +88,7 @@ impl Images {
             if self.remove(&candidate, begun).await? {
                 let (image, idle_seconds) = (&candidate.name, idle.as_secs());
                 tracing::info!(image, idle_seconds, is_old, disk_is_full = is_full, "image removed");
-                is_full = is_full && fill_percent(&root).await? > self.settings.disk_low_percent;
+                is_full = is_full && disk::look(&root).await?.fill_percent > self.settings.disk_low_percent;
             }
         }
         if is_full {
@@ -136,19 +142,6 @@ impl Images {
         self.forget(&candidate.digest);
         Ok(true)
     }
-
-    /// Where containerd unpacks images.
-    async fn snapshot_root(&self) -> Result<PathBuf, RuntimeError> {
-        let filters = vec![format!("type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")];
-        let request = call(PluginsRequest { filters }, QUICK);
-        let answer = self.link.client().introspection().plugins(request).await;
-        let plugins = answer.map_err(|status| failure("ask where images are kept", &status))?.into_inner();
-        let root = plugins.plugins.into_iter().find_map(|mut plugin| plugin.exports.remove("root"));
-        root.map(PathBuf::from).ok_or_else(|| RuntimeError::Failed {
-            action: "ask where images are kept".to_owned(),
-            reason: "containerd does not say".to_owned(),
-        })
-    }
 }
 
 fn candidates(
@@ -186,19 +179,6 @@ fn written_use(record: &Record) -> Option<Timestamp> {
 /// How long ago; a clock that was set back makes nothing older.
 fn age(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
-}
-
-/// How full the disk is on which `root` lies, as those see it who are not root.
-async fn fill_percent(root: &std::path::Path) -> Result<u8, RuntimeError> {
-    let path = root.to_owned();
-    let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await;
-    let disk = looked.map_err(std::io::Error::from).and_then(|disk| Ok(disk?));
-    let disk = disk.map_err(|error| RuntimeError::Failed {
-        action: format!("look at the disk of {}", root.display()),
-        reason: error.to_string(),
-    })?;
-    let free_percent = disk.f_bavail.saturating_mul(100) / disk.f_blocks.max(1);
-    Ok(100 - u8::try_from(free_percent.min(100)).unwrap_or(100))
 }
 
 #[cfg(test)]
