@@ -1,9 +1,14 @@
 //! Whom an image that lies on the node is given to: those whose node could have it now.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use teamster_agent::config::PullPolicy;
-use teamster_agent::runtime::RuntimeError;
+use teamster_agent::runtime::{Runtime, RuntimeError};
 use teamster_integration::odd_registry::Oddity;
 use teamster_integration::registry::digest;
+use teamster_integration::releases::{SUITES, containerd_of};
+use teamster_values::Period;
 
 use crate::puller::{MANIFEST, Puller, odd};
 
@@ -80,4 +85,31 @@ async fn a_public_image_needs_nobodys_leave() {
     puller.registry.password_file = Some(password);
     puller.image(&reference).await.unwrap();
     assert_eq!(registry.requests("").len(), before, "it was pulled without credentials");
+}
+
+#[tokio::test]
+async fn other_releases_of_containerd_remember_as_much() {
+    for (suite, version) in SUITES {
+        let Some(programs) = containerd_of(suite, version) else { continue };
+        let (registry, pieces) = odd().await;
+        let Some(mut puller) = Puller::on(registry.host(), Some(&programs)) else { return };
+        let manifest = pieces.manifest.to_string();
+        let by_digest = format!("lab/tool/manifests/{}", digest(manifest.as_bytes()));
+        registry.put(&by_digest, MANIFEST, manifest.as_bytes());
+        let reference = format!("{}/lab/tool:1", registry.host());
+        let password = puller.containerd.home().join("password");
+        std::fs::write(&password, "secret").unwrap();
+        puller.registry.username = Some("me".into());
+        puller.registry.password_file = Some(password.clone());
+        assert!(puller.image(&reference).await.unwrap().pulled.is_some(), "{suite}");
+        std::fs::write(&password, "other").unwrap();
+        puller.image(&reference).await.unwrap();
+        let before = registry.requests("").len();
+        assert!(puller.image(&reference).await.unwrap().pulled.is_none(), "{suite}");
+        assert_eq!(registry.requests("").len(), before, "{suite}: what was granted is not noted");
+        puller.settings.unused_max = Period(Duration::from_nanos(1));
+        puller.settings.idle_min = Period(Duration::ZERO);
+        puller.runtime().sweep_images(&BTreeSet::new()).await.unwrap();
+        assert!(puller.is_empty().await, "{suite}");
+    }
 }

@@ -2,6 +2,7 @@
 //! the rules of a node.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -64,10 +65,15 @@ pub(crate) struct Puller {
 
 impl Puller {
     pub(crate) fn new(host: &str) -> Option<Self> {
+        Self::on(host, None)
+    }
+
+    /// With another containerd than the one that is installed.
+    pub(crate) fn on(host: &str, programs: Option<&Path>) -> Option<Self> {
         if !can_run_containers() {
             return None;
         }
-        let (containerd, settings) = (PrivateContainerd::start(), ImageSettings::default());
+        let (containerd, settings) = (PrivateContainerd::start_from(programs), ImageSettings::default());
         Some(Self { containerd, settings, registry: plain_http(host) })
     }
 
