@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, eventually, shell_task};
@@ -226,15 +228,32 @@ async fn the_cpu_limit_is_hard_and_holds_over_all_processes() {
     assert_eq!(task["state"], "COMPLETE", "{task}");
 }
 
+/// A disk of the guest's own, in a file: nothing else that it has lies on a device whose traffic is counted.
+fn mount_a_disk(directory: &Path) {
+    let script = "modprobe loop && truncate -s 64M /tmp/disk && mkfs.ext4 -q /tmp/disk && \
+                  mount -o loop /tmp/disk \"$0\" && chmod 1777 \"$0\"";
+    let output = Command::new("sh").arg("-c").arg(script).arg(directory).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_task_used_is_told() {
     let stand = Stand::start().await;
     let cluster = stand.cluster(&options()).await;
+    let mut place = cluster.shared();
+    if guest::is_inside() {
+        place.push("disk");
+        fs::create_dir(&place).unwrap();
+        mount_a_disk(&place);
+    }
     // A line of 24 MiB that has to be held whole, some counting, and a file that is on the disk before the end.
-    let script = "head -c 25165824 /dev/zero | tr '\\0' x | tail -n 1 | wc -c; i=0
+    let script = format!(
+        "head -c 25165824 /dev/zero | tr '\\0' x | tail -n 1 | wc -c; i=0
          while [ $i -lt 100000 ]; do i=$((i+1)); done
-         dd if=/dev/zero of=/tmp/x bs=1M count=8 conv=fsync";
-    let id = cluster.client.submit(&shell_task("measured", &[script.to_owned()])).await;
+         dd if=/dev/zero of={}/x bs=1M count=8 conv=fsync",
+        place.display()
+    );
+    let id = cluster.client.submit(&shell_task("measured", &[script])).await;
     let task = cluster.client.wait(&id).await;
     assert_eq!(task["state"], "COMPLETE", "{task:#}");
     let metadata = &task["logs"][0]["metadata"];
@@ -242,9 +261,9 @@ async fn what_a_task_used_is_told() {
     let peak = figure("peak_memory_bytes").unwrap();
     assert!((25_165_824.0..=67_108_864.0).contains(&peak), "{metadata:#}");
     assert!(figure("cpu_time_ms").unwrap() > 10.0, "{metadata:#}");
-    // Not every file system lies on a device that the kernel counts; where one does, nothing is lost.
-    if let Some(written) = figure("io_write_bytes").filter(|written| *written > 0.0) {
-        assert!(written >= 8_388_608.0, "{metadata:#}");
+    if guest::is_inside() {
+        // Version 1 counts no write that the kernel does later, and newer kernels count none there at all.
+        assert!(figure("io_write_bytes") >= Some(8_388_608.0), "{metadata:#}");
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
 /// What must be in the guest. apt adds what these need, and leaves out what this machine has.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "user-mode-linux",
     "busybox-static",
     "kmod",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 8] = [
     "runc",
     "crun",
     "nfs-kernel-server",
+    "e2fsprogs",
 ];
 
 /// The kernel among them.
