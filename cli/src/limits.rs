@@ -3,8 +3,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Below this the coordinator takes fewer connections than it could: those of two listeners, and all else.
-const FILES_WANTED: u64 = 2 * 8192 + 512;
+/// Below this the coordinator takes fewer connections than it could: those of three listeners, and all else.
+const FILES_WANTED: u64 = 2 * 8192 + 16_384 + 256;
 
 /// Raises the soft limit of open files to the hard one, and says what it is.
 pub(crate) fn raise_open_files() {

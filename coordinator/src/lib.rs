@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod disk;
+mod listen;
 pub mod log_hub;
 pub mod metrics;
 pub mod parameters;

@@ -50,9 +50,6 @@ pub enum RunError {
     /// The gRPC API stopped serving.
     #[error("serve the gRPC API: {0}")]
     Grpc(io::Error),
-    /// The agents' port stopped serving.
-    #[error("serve agents: {0}")]
-    Agents(tonic::transport::Error),
     /// A part of the program panicked.
     #[error("a part of the coordinator panicked: {0}")]
     Panicked(String),
@@ -120,7 +117,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     parts.spawn(watch_disk(guard, stop.clone()));
     parts.spawn({
         let stop = stop.clone();
-        async move { session::serve(agents, sessions, stop).await.map_err(RunError::Agents) }
+        async move {
+            session::serve(agents, sessions, stop).await;
+            Ok(())
+        }
     });
     parts.spawn({
         let (state, stop) = (state.clone(), stop.clone());

@@ -1,4 +1,4 @@
-//! Floods against both listeners of a real coordinator: whatever strangers send, a client is served in the midst of
+//! Floods against the listeners of a real coordinator: whatever strangers send, a client is served in the midst of
 //! it, and the process stays within its memory.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use teamster_integration::cluster::PATIENCE;
 use teamster_integration::coordinator::Coordinator;
+use teamster_proto::agent::v1::agent_service_client::AgentServiceClient;
 use teamster_proto::tes::v1 as wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -45,13 +46,20 @@ async fn exchange(address: SocketAddr, request: Arc<Vec<u8>>) -> Vec<u8> {
     answer
 }
 
-/// Both APIs answer an honest client at the first try.
+/// Both APIs answer an honest client, and the agents' port an agent, at the first try.
 async fn is_served(coordinator: &Coordinator) {
     assert!(coordinator.client().try_get("/v1/tasks").await.is_some(), "REST answers");
     let connected = TaskServiceClient::connect(format!("http://{}", coordinator.grpc));
     let mut grpc = timeout(Duration::from_secs(30), connected).await.expect("gRPC is there").unwrap();
     let listed = grpc.list_tasks(wire::ListTasksRequest::default());
     timeout(Duration::from_secs(30), listed).await.expect("gRPC answers").unwrap();
+    let connected = AgentServiceClient::connect(format!("http://{}", coordinator.agents));
+    let mut agents = timeout(Duration::from_secs(30), connected).await.expect("agents are served").unwrap();
+    // One who hangs up before a hello is told so, and changes nothing.
+    let session = agents.session(tokio_stream::empty());
+    let session = timeout(Duration::from_secs(30), session).await.expect("agents are answered").unwrap();
+    let said = timeout(Duration::from_secs(30), session.into_inner().message()).await.expect("a word");
+    assert!(said.unwrap_err().message().contains("hello"));
 }
 
 /// A task that is filled up to so many bytes with what is read and thrown away.
@@ -103,9 +111,10 @@ fn strangers() -> u64 {
 async fn thousands_who_never_finish_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::start(dir.path(), "").await;
-    let halves: [(SocketAddr, &[u8]); 2] = [
+    let halves: [(SocketAddr, &[u8]); 3] = [
         (coordinator.http, b"GET /v1/tasks HTTP/1.1\r\nhost: x\r\nx-slow: "),
         (coordinator.grpc, &PREFACE[..9]),
+        (coordinator.agents, &PREFACE[..9]),
     ];
     for (address, half) in halves {
         let mut strangers_there = Vec::new();
@@ -155,10 +164,9 @@ fn greeting() -> Vec<u8> {
 }
 
 /// The headers of a call, packed: a POST over http to a path and an authority.
-fn call() -> Vec<u8> {
-    let path = b"/tes.v1.TaskService/ListTasks";
+fn call(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x44, path.len() as u8];
-    block.extend(path);
+    block.extend(path.as_bytes());
     block.extend([0x41, 1, b'x']);
     block.extend(literal(b"content-type", b"application/grpc"));
     block
@@ -197,30 +205,27 @@ fn frames(mut answer: &[u8]) -> Vec<(u8, Vec<u8>)> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn floods_of_http2_end_their_connection_and_no_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let coordinator = Coordinator::start(dir.path(), "").await;
+/// Floods of calls to `path`: name, bytes, and whether they end their connection.
+fn floods(path: &str) -> Vec<(&'static str, Vec<u8>, bool)> {
     let streams = |count: u32| (0..count).map(|number| number * 2 + 1);
-
     let mut rapid_reset = greeting();
     for stream in streams(20_000) {
-        rapid_reset.extend(frame(HEADERS, END_HEADERS, stream, &call()));
+        rapid_reset.extend(frame(HEADERS, END_HEADERS, stream, &call(path)));
         rapid_reset.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
     }
-    let mut endless_headers = [greeting(), frame(HEADERS, 0, 1, &call())].concat();
+    let mut endless_headers = [greeting(), frame(HEADERS, 0, 1, &call(path))].concat();
     for number in 0..4_000u32 {
         let block = literal(format!("x-{number}").as_bytes(), &[b'y'; 8_000]);
         endless_headers.extend(frame(CONTINUATION, 0, 1, &block));
     }
-    let mut empty_continuations = [greeting(), frame(HEADERS, 0, 1, &call())].concat();
+    let mut empty_continuations = [greeting(), frame(HEADERS, 0, 1, &call(path))].concat();
     for _ in 0..500_000 {
         empty_continuations.extend(frame(CONTINUATION, 0, 1, &[]));
     }
     // One byte stands for four thousand.
     let mut bomb = greeting();
     for stream in streams(200) {
-        let mut block = call();
+        let mut block = call(path);
         block.extend(literal(b"x-bomb", &[b'z'; 3_900]));
         block.extend(vec![0x80 | 62; 15_000 - 3_900]);
         bomb.extend(frame(HEADERS, END_HEADERS, stream, &block));
@@ -230,25 +235,40 @@ async fn floods_of_http2_end_their_connection_and_no_other() {
     for _ in 0..200_000 {
         settings.extend(frame(SETTINGS, 0, 0, &[]));
     }
-    let floods = [
+    vec![
         ("rapid reset", rapid_reset, true),
         ("endless headers", endless_headers, true),
         ("empty continuations", empty_continuations, true),
         ("header bomb", bomb, false),
         ("data without a call", unasked_data, true),
         ("settings", settings, false),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_http2_end_their_connection_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(dir.path(), "").await;
+    let ports = [
+        (coordinator.grpc, "/tes.v1.TaskService/ListTasks"),
+        (coordinator.agents, "/teamster.agent.v1.AgentService/Session"),
     ];
-    for (name, flood, is_ended) in floods {
-        let mut flooding = JoinSet::new();
-        flooding.spawn(flood_of(coordinator.grpc, flood));
-        is_served(&coordinator).await;
-        let (frames, was_ended) = flooding.join_next().await.unwrap().unwrap();
-        if is_ended {
-            assert!(was_ended, "{name}: the connection is ended");
-            let reason = frames.iter().find(|(kind, _)| *kind == GOAWAY);
-            assert!(reason.is_none_or(|(_, payload)| payload[4..8] != [0; 4]), "{name}: {reason:?}");
+    for (address, path) in ports {
+        for (name, flood, is_ended) in floods(path) {
+            let mut flooding = JoinSet::new();
+            flooding.spawn(flood_of(address, flood));
+            is_served(&coordinator).await;
+            let (frames, was_ended) = flooding.join_next().await.unwrap().unwrap();
+            if is_ended {
+                assert!(was_ended, "{name} to {path}: the connection is ended");
+                let reason = frames.iter().find(|(kind, _)| *kind == GOAWAY);
+                assert!(
+                    reason.is_none_or(|(_, payload)| payload[4..8] != [0; 4]),
+                    "{name} to {path}: {reason:?}"
+                );
+            }
+            is_served(&coordinator).await;
         }
-        is_served(&coordinator).await;
     }
     // The same against the other port, which does not speak it.
     let answer = exchange(coordinator.http, Arc::new(greeting())).await;

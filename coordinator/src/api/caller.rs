@@ -1,10 +1,6 @@
 //! Who asks. The one source of a task's owner; whatever is ever to tell callers apart plugs in here.
 
-use std::net::SocketAddr;
-
-/// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(super) use crate::listen::Peer;
 
 /// Which of the two APIs was asked.
 #[derive(Debug, Clone, Copy)]

@@ -25,7 +25,6 @@ mod response;
 mod routes;
 mod serve;
 mod service_info;
-mod slots;
 mod strict_heads;
 mod tasks;
 

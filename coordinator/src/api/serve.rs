@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,16 +11,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::caller::Peer;
 use super::error::Abandoned;
-use super::slots::{Slot, Slots};
 use super::strict_heads::Strict;
 use super::{ApiState, router};
+use crate::listen::slots::{CLIENTS_MAX, Slots};
+use crate::listen::{Accepted, accept};
 
 /// The longest head of a request, and what is read ahead of a body. Engines send less than a kilobyte, an
 /// attacker as much as is taken on each connection.
@@ -44,9 +43,6 @@ const PATIENCE: Patience =
 /// How long requests under way may go on after the order to stop.
 pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause after a failed accept: it fails for want of file descriptors, which only time mends.
-const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Serves the API on `listener` until `shutdown`, then lets requests under way end within 10 seconds.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
     serve_patiently(listener, state, shutdown, PATIENCE).await
@@ -60,7 +56,7 @@ pub(super) async fn serve_patiently(
     patience: Patience,
 ) -> io::Result<()> {
     let router = router(state);
-    let slots = Slots::new();
+    let slots = Slots::at_most(CLIENTS_MAX);
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     // Cancel safe: a connection that is accepted is spawned in the same step.
@@ -75,31 +71,6 @@ pub(super) async fn serve_patiently(
         connections.wait().await;
     }
     Ok(())
-}
-
-/// A connection that was taken.
-pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    pub(super) peer: Peer,
-    pub(super) slot: Arc<Slot>,
-}
-
-pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Slots>) -> Accepted {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let slot = Arc::new(slots.take().await);
-                match stream.set_nodelay(true) {
-                    Ok(()) => return Accepted { stream, peer: Peer(peer), slot },
-                    Err(error) => tracing::debug!(%error, "failed to set up a connection"),
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
-            }
-        }
-    }
 }
 
 /// One connection from its first request to its end.

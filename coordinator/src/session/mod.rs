@@ -11,12 +11,15 @@ use std::time::Duration;
 use teamster_proto::agent::v1 as wire;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::controller::Handle;
+use crate::listen::http2::{self, Limits};
+use crate::listen::slots::AGENTS_MAX;
 use crate::log_hub::LogHub;
 use crate::parameters::TaskPolicy;
 
@@ -24,6 +27,15 @@ use crate::parameters::TaskPolicy;
 const INCOMING_BYTES_MAX: usize = 16 << 20;
 /// Messages to an agent that may wait for its socket.
 const OUTGOING_MESSAGES_MAX: usize = 64;
+/// An agent has one session and one call for logs; more of them only while it comes back.
+const CALLS_PER_CONNECTION_MAX: u32 = 16;
+/// What an agent may send of one call, and of all its calls together, before somebody reads it.
+const CALL_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+/// Agents call as soon as they are connected.
+const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long answers that are on their way may take after the sessions are over.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What all sessions share.
 #[derive(Debug, Clone)]
@@ -50,26 +62,28 @@ struct Service {
 }
 
 /// Serves agents until `shutdown`; returns when the last session is over.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    sessions: Sessions,
-    shutdown: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(listener: TcpListener, sessions: Sessions, shutdown: CancellationToken) {
     let tracker = TaskTracker::new();
     let keepalive = sessions.heartbeat;
     let service = Service { sessions, tracker: tracker.clone(), shutdown: shutdown.clone() };
     let server = wire::agent_service_server::AgentServiceServer::new(service)
         .max_decoding_message_size(INCOMING_BYTES_MAX);
-    let served = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(keepalive))
-        .http2_keepalive_timeout(Some(2 * keepalive))
-        .tcp_nodelay(true)
-        .add_service(server)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
-        .await;
-    tracker.close();
-    tracker.wait().await;
-    served
+    let limits = Limits {
+        connections_max: AGENTS_MAX,
+        calls_max: CALLS_PER_CONNECTION_MAX,
+        call_window_bytes: CALL_WINDOW_BYTES,
+        connection_window_bytes: CONNECTION_WINDOW_BYTES,
+        keepalive_interval: keepalive,
+        keepalive_timeout: 2 * keepalive,
+        first_call: FIRST_CALL_TIMEOUT,
+        finish: FINISH_TIMEOUT,
+    };
+    let router = Routes::new(server).prepare().into_axum_router();
+    let sessions_end = async {
+        tracker.close();
+        tracker.wait().await;
+    };
+    http2::serve(listener, router, limits, shutdown, sessions_end).await;
 }
 
 #[tonic::async_trait]

@@ -9,19 +9,22 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one listener at the same time; more wait in the kernel's queue. Each idle one costs some
-/// kilobytes.
-const SLOTS_MAX: usize = 8192;
+/// Connections of all listeners together: those of REST, of gRPC and of agents.
+const ALL_MAX: usize = 2 * CLIENTS_MAX + AGENTS_MAX;
 
-/// The REST listener and the gRPC listener.
-const LISTENERS: usize = 2;
+/// Connections of clients to one of the two APIs at the same time; more wait in the kernel's queue. Each idle one costs
+/// some kilobytes.
+pub(crate) const CLIENTS_MAX: usize = 8192;
 
-/// Files that are left for all else: the database, agents, the log.
-const OTHER_FILES: usize = 512;
+/// Connections of agents: one for each node, with room for a large cluster that comes back at once.
+pub(crate) const AGENTS_MAX: usize = 16_384;
+
+/// Files that are left for all else: the database, the log, connections that are just taken or let go.
+const OTHER_FILES: usize = 256;
 
 /// The places of a listener.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     free: Arc<Semaphore>,
     newcomers: Mutex<Newcomers>,
 }
@@ -35,7 +38,7 @@ struct Newcomers {
 
 /// The place of a connection; free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     slots: Arc<Slots>,
     number: u64,
     displaced: CancellationToken,
@@ -43,20 +46,20 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    /// As many places as there are, or as the limit of open files has room for.
-    pub(super) fn new() -> Arc<Self> {
+    /// So many places, or this listener's share of what the limit of open files has room for.
+    pub(crate) fn at_most(count: usize) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let room = files.map_or(SLOTS_MAX, |files| files.saturating_sub(OTHER_FILES) / LISTENERS);
-        Self::of(room.clamp(1, SLOTS_MAX))
+        let room = files.map_or(ALL_MAX, |files| files.saturating_sub(OTHER_FILES).min(ALL_MAX));
+        Self::of((room * count / ALL_MAX).clamp(1, count))
     }
 
     /// So many places.
-    pub(super) fn of(count: usize) -> Arc<Self> {
+    pub(crate) fn of(count: usize) -> Arc<Self> {
         Arc::new(Self { free: Arc::new(Semaphore::new(count)), newcomers: Mutex::default() })
     }
 
     /// A place for a connection that has just come. Waits only while everybody has asked something.
-    pub(super) async fn take(self: &Arc<Self>) -> Slot {
+    pub(crate) async fn take(self: &Arc<Self>) -> Slot {
         let free = self.free.clone();
         let permit = match free.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -84,13 +87,13 @@ impl Slots {
 
 impl Slot {
     /// The connection has asked something, and been answered: it keeps its place until it ends.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         let mut newcomers = self.slots.newcomers.lock().unwrap_or_else(PoisonError::into_inner);
         newcomers.waiting.remove(&self.number);
     }
 
     /// Waits until the place is needed for another one.
-    pub(super) async fn displaced(&self) {
+    pub(crate) async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
 }
