@@ -113,6 +113,7 @@ async fn everything(world: &World) {
 async fn without_deleting(world: &World) {
     single_call(world).await;
     files_that_come_and_files_that_do_not(world).await;
+    larger_than_32_bits_can_say(world).await;
     failing_and_retried(world).await;
     aborted(world).await;
 }
@@ -179,6 +180,26 @@ async fn files_that_come_and_files_that_do_not(world: &World) {
     let missing = Call::new("files", "missing", "true", &[Output::File("nothing")]);
     let outcome = world.run(missing).await;
     assert!(matches!(&outcome, Outcome::Failed(reason) if reason.contains("nothing")), "{outcome:?}");
+}
+
+/// An output whose size old clients cannot hold: they are told no size rather than one that fails them, everybody else
+/// is told the true one. Nothing is written of it, so it takes no room.
+async fn larger_than_32_bits_can_say(world: &World) {
+    let length_bytes = 3u64 << 30;
+    let command = "truncate -s 3G huge; echo small > little";
+    let call = Call::new("large", "huge", command, &[Output::Large("huge"), Output::File("little")]);
+    let mut job = world.cromwell.submit(call).await.unwrap();
+    let found = done(world.cromwell.wait(&mut job).await);
+    assert_eq!(holds(&found, "huge"), length_bytes.to_string());
+    let size = |task: &serde_json::Value, name: &str| {
+        let outputs = task["logs"][0]["outputs"].as_array().unwrap();
+        let output = outputs.iter().find(|output| output["path"].as_str().unwrap().ends_with(name));
+        output.unwrap_or_else(|| panic!("{name} in {task:#}"))["size_bytes"].clone()
+    };
+    let (old, new) = (world.cromwell.told(&job).await.unwrap(), world.cluster.client.task(&job.id).await);
+    assert!(size(&old, "/huge").is_null(), "{old:#}");
+    assert_eq!((size(&old, "/little"), size(&new, "/little")), ("6".into(), "6".into()));
+    assert_eq!(size(&new, "/huge"), length_bytes.to_string());
 }
 
 fn is_same_file(directory: &Path, one: &str, other: &str) -> bool {

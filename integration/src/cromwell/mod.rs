@@ -32,7 +32,8 @@ const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// What became of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It has its outputs: for each name what it holds, nothing for an optional one that is missing.
+    /// It has its outputs: for each name what it holds, or of a large one its length; nothing for an
+    /// optional one that is missing.
     Done(BTreeMap<String, Option<String>>),
     /// It failed, for this reason.
     Failed(String),
@@ -182,6 +183,13 @@ impl Cromwell {
 
     fn outputs(&self, call: &Call, execution: &Path) -> Outcome {
         let mut found = BTreeMap::new();
+        for output in &call.outputs {
+            let Output::Large(name) = output else { continue };
+            match self.user.length_bytes(&execution.join(name)) {
+                Ok(length) => found.insert((*name).to_owned(), Some(length)),
+                Err(reason) => return Outcome::Failed(reason),
+            };
+        }
         let mut read = |name: String, is_optional: bool| match self.user.read(&execution.join(&name)) {
             Err(reason) if !is_optional => Err(Outcome::Failed(reason)),
             content => {
@@ -194,6 +202,7 @@ impl Cromwell {
             let result = match output {
                 Output::File(name) => read((*name).to_owned(), false).map(drop),
                 Output::Optional(name) => read((*name).to_owned(), true).map(drop),
+                Output::Large(_) => Ok(()),
                 Output::Glob(pattern) => {
                     let directory = script::glob_name(pattern);
                     read(format!("{directory}.list"), false).and_then(|list| {
@@ -219,6 +228,11 @@ impl Cromwell {
         let url = format!("{}/{}:cancel", self.endpoint, job.id);
         let answer: Value = self.exchange(|http| http.post(&url)).await?;
         if answer == serde_json::json!({}) { Ok(()) } else { Err(format!("cancel: {answer}")) }
+    }
+
+    /// All that this engine is told of a task.
+    pub async fn told(&self, job: &Job) -> Result<Value, String> {
+        self.get(&job.id, "FULL").await
     }
 
     async fn get<T: DeserializeOwned>(&self, id: &str, view: &str) -> Result<T, String> {

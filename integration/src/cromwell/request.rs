@@ -37,6 +37,8 @@ pub enum Output {
     File(&'static str),
     /// A file that may be there.
     Optional(&'static str),
+    /// A file that must be there and is too large to be read.
+    Large(&'static str),
     /// What matches.
     Glob(&'static str),
 }
@@ -74,7 +76,7 @@ impl Call {
     pub fn globs(&self) -> Vec<String> {
         let patterns = self.outputs.iter().filter_map(|output| match output {
             Output::Glob(pattern) => Some((*pattern).to_owned()),
-            Output::File(_) | Output::Optional(_) => None,
+            Output::File(_) | Output::Optional(_) | Output::Large(_) => None,
         });
         patterns.collect()
     }
@@ -122,7 +124,7 @@ impl Roots {
         ];
         for (number, output) in call.outputs.iter().enumerate() {
             match output {
-                Output::File(file) | Output::Optional(file) => {
+                Output::File(file) | Output::Optional(file) | Output::Large(file) => {
                     outputs.push(below(&format!("{full_name}.output.{number}"), file, "FILE"));
                 }
                 Output::Glob(pattern) => {

@@ -59,6 +59,11 @@ impl User {
         self.run(r#"cat "$1""#, &[text(path)], "")
     }
 
+    /// How many bytes a file has, as text.
+    pub fn length_bytes(self, path: &Path) -> Result<String, String> {
+        self.run(r#"stat -L -c %s "$1""#, &[text(path)], "").map(|length| length.trim().to_owned())
+    }
+
     /// Removes a directory with all that is in it.
     pub fn remove_all(self, path: &Path) -> Result<(), String> {
         self.run(r#"rm -r "$1""#, &[text(path)], "").map(drop)
