@@ -207,6 +207,9 @@ pub enum Stage {
 pub enum Report {
     /// An attempt went on. Losing one of these loses nothing: the next inventory says it again.
     Progress(AttemptId, Stage),
+    /// What is done now for an attempt that is being prepared, one line for people. It is good until the next
+    /// word of the attempt; losing one loses nothing.
+    Note(AttemptId, String),
     /// An attempt ended; told again in each inventory until a [`Command::Forget`] comes.
     Ended(AttemptId, Box<AttemptResult>),
 }

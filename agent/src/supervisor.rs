@@ -260,6 +260,13 @@ impl Supervisor {
                 entry.stage = *stage;
                 self.node.stages.set(*id, *stage);
             }
+            Report::Note(..) => {
+                // A session that is busy with what matters can do without it.
+                if let Some(session) = &self.session {
+                    let _ = session.try_send(report);
+                }
+                return;
+            }
             Report::Ended(id, result) => {
                 let Some(entry) = self.entries.get_mut(id) else { return };
                 entry.result = Some(result.clone());

@@ -19,7 +19,7 @@ pub use watch::Watch;
 #[derive(Debug, Default)]
 pub struct Board {
     current: RwLock<Arc<View>>,
-    /// How far live tasks are, by sequence number; a task that has not begun to run has no entry.
+    /// How far live tasks are, by sequence number; a task of which nothing is known has no entry.
     progress: RwLock<HashMap<u64, Progress>>,
     watched: Arc<watch::Watched>,
 }
@@ -31,13 +31,21 @@ pub struct View {
     pub nodes: Vec<NodeView>,
 }
 
-/// What runs now of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Index of the executor.
-    pub executor: u32,
-    /// Since when.
-    pub since: Timestamp,
+/// What is done now for a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It is made ready to run.
+    Preparing {
+        /// How far that is, one line for people.
+        note: Arc<str>,
+    },
+    /// One of its executors runs.
+    Running {
+        /// Index of the executor.
+        executor: u32,
+        /// Since when.
+        since: Timestamp,
+    },
 }
 
 /// A node, as `GET /v1/nodes` shows it.
@@ -160,9 +168,9 @@ impl Board {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What runs now of the task `seq`.
+    /// What is done now for the task `seq`.
     pub fn progress(&self, seq: u64) -> Option<Progress> {
-        self.progress.read().unwrap_or_else(PoisonError::into_inner).get(&seq).copied()
+        self.progress.read().unwrap_or_else(PoisonError::into_inner).get(&seq).cloned()
     }
 
     /// Shows nodes as they are now, each in its place; a new one has the next. Copies the others only where
@@ -178,7 +186,7 @@ impl Board {
         }
     }
 
-    /// Shows how far tasks are now; none for what does not run. Only the controller calls this.
+    /// Shows how far tasks are now; none where there is nothing to say. Only the controller calls this.
     pub(crate) fn show_progress(&self, changed: impl Iterator<Item = (u64, Option<Progress>)>) {
         let mut shown = self.progress.write().unwrap_or_else(PoisonError::into_inner);
         for (seq, progress) in changed {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// What is done with one request instead of answering it well.
@@ -17,6 +18,8 @@ pub enum Oddity {
     CutAfter(usize),
     /// The content up to this byte, and then nothing more.
     Stall(usize),
+    /// The content up to this byte, and the rest when the test says so.
+    Hold(usize, Arc<Notify>),
     /// The head of an answer, and then nothing more.
     Silence,
     /// This instead of the content.
@@ -193,6 +196,13 @@ async fn answer(
             stream.write_all(&rest[..bytes.min(rest.len())]).await?;
             stream.flush().await?;
             std::future::pending().await
+        }
+        Some(Oddity::Hold(bytes, go_on)) => {
+            let (first, last) = rest.split_at(bytes.min(rest.len()));
+            stream.write_all(first).await?;
+            stream.flush().await?;
+            go_on.notified().await;
+            stream.write_all(last).await
         }
         Some(Oddity::CutAfter(bytes)) => {
             stream.write_all(&rest[..bytes.min(rest.len())]).await?;

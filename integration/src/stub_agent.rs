@@ -62,7 +62,11 @@ fn message(body: Out) -> wire::AgentMessage {
 fn done(command: wire::Command) -> Option<[wire::Report; 2]> {
     let Some(wire::command::Body::Start(start)) = command.body else { return None };
     let now = jiff::Timestamp::now().as_microsecond();
-    let progress = wire::Progress { stage: wire::Stage::Running as i32, executor: 0, since_unix_micros: now };
+    let progress = wire::Progress {
+        stage: wire::Stage::Running as i32,
+        since_unix_micros: now,
+        ..wire::Progress::default()
+    };
     let log = wire::ExecutorLog {
         start_unix_micros: now,
         end_unix_micros: now,

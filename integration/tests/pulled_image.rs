@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use teamster_agent::runtime::image;
 use teamster_integration::cluster::{Options, eventually, teamster};
@@ -11,6 +13,7 @@ use teamster_integration::image::TestImage;
 use teamster_integration::odd_registry::{OddRegistry, Oddity};
 use teamster_integration::registry::digest;
 use teamster_integration::stand::Stand;
+use tokio::sync::Notify;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -21,9 +24,10 @@ fn task(image: &str) -> Value {
     })
 }
 
-/// Puts an image made for `architecture` at `lab/<name>:1`.
-fn put(registry: &OddRegistry, name: &str, architecture: Option<&str>) {
-    let (layer, config) = TestImage::named("unused").parts();
+/// Puts an image made for `architecture` at `lab/<name>:1`; says where its layer is.
+fn put(registry: &OddRegistry, name: &str, architecture: Option<&str>) -> String {
+    // No other image has this layer, so that it must come.
+    let (layer, config) = TestImage::named("unused").directory(name).parts();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     if let Some(architecture) = architecture {
         config["architecture"] = architecture.into();
@@ -37,6 +41,7 @@ fn put(registry: &OddRegistry, name: &str, architecture: Option<&str>) {
     for blob in [&layer, &config] {
         registry.put(&format!("lab/{name}/blobs/{}", digest(blob)), "application/octet-stream", blob);
     }
+    format!("lab/{name}/blobs/{}", digest(&layer))
 }
 
 #[tokio::test]
@@ -88,6 +93,40 @@ async fn a_task_brings_its_image() {
         assert_eq!(log["metadata"]["reason"], reason);
         assert!(log["system_logs"].to_string().contains(words), "{log}");
     }
+}
+
+#[tokio::test]
+async fn the_system_log_shows_how_far_a_pull_is() {
+    let stand = Stand::start().await;
+    let registry = OddRegistry::start().await;
+    let layer = put(&registry, "tool", None);
+    let go_on = Arc::new(Notify::new());
+    registry.next(&layer, Oddity::Hold(1_500_000, go_on.clone()));
+    let host = registry.host();
+    let agent_toml =
+        format!("[images]\nstall_timeout = '10min'\n[[registry]]\nhost = '{host}'\nplain_http = true\n");
+    let cluster = stand.cluster(&Options { agent_toml, ..Options::default() }).await;
+    let image = format!("{host}/lab/tool:1");
+    let id = cluster.client.submit(&task(&image)).await;
+    // What has come of the one layer, a whole piece, and the configuration.
+    let expected = format!("image {image}: pulling, 1.0MiB of ");
+    let shown = eventually("the pull to be shown", async || {
+        let task = cluster.client.task(&id).await;
+        let line = task["logs"][0]["system_logs"].as_array()?.last()?.as_str()?.to_owned();
+        line.starts_with(&expected).then_some((task, line))
+    })
+    .await;
+    assert_eq!(shown.0["state"], "INITIALIZING", "{shown:?}");
+    assert!(shown.1.contains("0 of 1 layers"), "{shown:?}");
+    let url = format!("{}/v1/tasks/{id}/logs?stream=system", cluster.client.base());
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    assert!(text.lines().last().unwrap().starts_with(&expected), "{text}");
+
+    go_on.notify_one();
+    let done = cluster.client.wait(&id).await;
+    assert_eq!(done["state"], "COMPLETE", "{done}");
+    let lines = done["logs"][0]["system_logs"].as_array().unwrap();
+    assert!(matches!(&lines[..], [line] if line.as_str().unwrap().contains(": pulled ")), "{done}");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@
 //! - anything else: ends at once with 0
 //!
 //! The containers live in the object: a test that starts a second agent with the same object sees what a
-//! restarted agent sees. An image is known unless its name contains `missing` (not there) or `broken`.
+//! restarted agent sees. An image is known unless its name contains `missing` (not there) or `broken`; one
+//! whose name contains `large` takes a while to come.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ use tokio::time::Instant;
 
 use super::{ContainerId, ContainerSpec, ContainerState, Exit, Image, Runtime, RuntimeError, Signal, Usage};
 use crate::assignment::{AttemptId, Resources};
+
+/// How long a large image takes.
+const LARGE_IMAGE: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Default)]
@@ -171,10 +175,17 @@ impl Runtime for FakeRuntime {
         if name.contains("broken") {
             return Err(RuntimeError::ImageUnusable { reference: name, reason: "it is broken".to_owned() });
         }
+        if name.contains("large") {
+            tokio::time::sleep(LARGE_IMAGE).await;
+        }
         let digest = format!("sha256:{}", "0".repeat(64));
         let env = vec!["PATH=/bin".to_owned()];
         let entrypoint = vec!["enter".to_owned()];
         Ok(Image { name, chain_id: digest.clone(), digest, env, entrypoint, ..Image::default() })
+    }
+
+    fn pulling(&self, reference: &str) -> Option<String> {
+        reference.contains("large").then(|| format!("image {reference}: pulling"))
     }
 
     async fn prepare_attempt(&self, id: AttemptId, _limits: &Resources) -> Result<(), RuntimeError> {

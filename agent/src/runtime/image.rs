@@ -209,6 +209,15 @@ impl Images {
         Ok((pull, progress))
     }
 
+    /// How far the pull of this image is; none while it is not being pulled.
+    pub(super) fn pulling(&self, reference: &str) -> Option<String> {
+        let name = normalise(reference).ok()?.whole();
+        let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = pulls.get(&name)?;
+        let goes_on = running.pull.upgrade().is_some_and(|pull| pull.peek().is_none());
+        goes_on.then(|| running.progress.line(&name))
+    }
+
     fn known(&self, digest: &str) -> Option<Arc<Opened>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }

@@ -36,6 +36,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// permitted.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError>;
 
+    /// How far the pull of this image is, one line for people; none while it is not being pulled.
+    fn pulling(&self, _reference: &str) -> Option<String> {
+        None
+    }
+
     /// Removes images that are no longer needed, where the operator wants that. `wanted` are the references
     /// of all tasks on this node; what they mean is kept.
     async fn sweep_images(&self, _wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {

@@ -208,6 +208,9 @@ pub(super) fn report(report: Report) -> wire::Report {
     use wire::report::Body;
     let (id, body) = match report {
         Report::Progress(id, stage) => (id, Body::Progress(progress(&stage))),
+        Report::Note(id, note) => {
+            (id, Body::Progress(wire::Progress { note, ..progress(&Stage::Preparing) }))
+        }
         Report::Ended(id, result) => (id, Body::Result(self::result(*result))),
     };
     wire::Report { task_id: id.task.to_string(), attempt: id.attempt, body: Some(body) }
@@ -226,7 +229,8 @@ fn progress(stage: &Stage) -> wire::Progress {
         Stage::Running { executor, since } => (*executor, since.as_microsecond()),
         Stage::Preparing | Stage::Finalizing => (0, 0),
     };
-    wire::Progress { stage: wire_stage(stage).into(), executor, since_unix_micros }
+    let stage = wire_stage(stage).into();
+    wire::Progress { stage, executor, since_unix_micros, note: String::new() }
 }
 
 fn result(result: AttemptResult) -> wire::Result {

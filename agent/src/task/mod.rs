@@ -7,6 +7,7 @@ mod limits;
 pub mod logs;
 pub mod plan;
 mod policy;
+mod pulling;
 mod result;
 mod run;
 mod staging;

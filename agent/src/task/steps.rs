@@ -303,7 +303,8 @@ impl Run {
         for executor in &self.attempt.assignment.executors {
             let reference = executor.image.as_str();
             if !known.contains_key(reference) {
-                let image = self.patiently(|| self.node.runtime.image(reference)).await??;
+                let image = self.patiently(|| self.node.runtime.image(reference));
+                let image = self.telling_of(reference, image).await??;
                 known.insert(reference, image);
             }
             images.push(known[reference].clone());

@@ -199,6 +199,7 @@ async fn runs_to_its_end_and_leaves_nothing() {
         loop {
             match told.recv().await.unwrap() {
                 Report::Progress(_, stage) => stages.push(stage),
+                Report::Note(..) => panic!("its image was there"),
                 Report::Ended(_, result) => {
                     // On disk before anybody hears of it.
                     assert_eq!(bench.record().unwrap().result.as_ref(), Some(&*result));
@@ -220,6 +221,30 @@ async fn runs_to_its_end_and_leaves_nothing() {
     bench.assert_dead();
     assert_eq!(bench.runtime.starts().len(), 3);
     assert!(!bench.data.path().join("tasks").read_dir().unwrap().any(|_| true), "nothing is left on disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tells_how_far_a_pull_is_until_it_is_over() {
+    let bench = Bench::new();
+    let mut task = assignment(1, &["true"]);
+    task.executors[0].image = "large".into();
+    let (_orders, orders) = watch::channel(Orders::default());
+    let (reports, mut told) = mpsc::channel(100);
+    Run::fresh(bench.node(), bench.attempt(task), BootInstant::now(), orders, reports)
+        .drive(Until::Decided)
+        .await;
+    let mut lines = Vec::new();
+    while let Some(report) = told.recv().await {
+        match report {
+            Report::Note(_, line) => lines.push(line),
+            Report::Progress(_, stage) => lines.push(format!("{stage:?}")),
+            Report::Ended(..) => unreachable!("nobody hands it over"),
+        }
+    }
+    // The image takes five seconds.
+    let pulling = "image large: pulling";
+    assert_eq!(lines[..4], ["Preparing", pulling, pulling, "Preparing"], "{lines:?}");
+    assert!(!lines[4..].iter().any(|line| line == pulling), "{lines:?}");
 }
 
 #[tokio::test(start_paused = true)]

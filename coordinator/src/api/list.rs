@@ -58,7 +58,7 @@ pub(super) async fn page<T: Send + 'static>(
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     let _turn = api.state.admission.list().await;
-    let (reader, board) = (api.state.reader.clone(), api.state.board.view());
+    let (reader, board) = (api.state.reader.clone(), api.state.board.clone());
     let (secret, state) = (api.state.secret.clone(), state_name(parameters));
     // Reading and writing out thousands of tasks would hold up everybody else on this thread.
     let listed = tokio::task::spawn_blocking(move || -> Result<T, ApiError> {

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use teamster_values::TaskId;
 
 use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
-use crate::board::{self, Amount};
+use crate::board::{Amount, Board, Progress};
 use crate::spec::TaskSpec;
 use crate::store::{FinalState, LiveRow, LiveState, Shown, Status, StoredTask, Want};
 
@@ -36,8 +36,8 @@ pub(super) struct Reading<'b> {
     pub(super) view: View,
     /// Whether the client fails over sizes of 2 GiB and more, so that they are better left out.
     pub(super) small_sizes: bool,
-    /// To say why a task waits.
-    pub(super) board: &'b board::View,
+    /// To say why a task waits, and how far preparing it is.
+    pub(super) board: &'b Board,
 }
 
 /// `tesTask`
@@ -136,7 +136,7 @@ pub(super) fn task(task: StoredTask, reading: Reading<'_>) -> TaskView {
         return TaskView { id, state, spec: None, logs: Vec::new(), creation_time: None };
     }
     let creation_time = Some(task.created());
-    let mut logs = task_logs(task.attempts, &task.status, reading);
+    let mut logs = task_logs(task.seq, task.attempts, &task.status, reading);
     add_queue_times(&mut logs, task.head.created);
     let spec = task.spec.map(|mut spec| {
         if reading.view == View::Basic {
@@ -148,7 +148,12 @@ pub(super) fn task(task: StoredTask, reading: Reading<'_>) -> TaskView {
 }
 
 /// One entry per attempt, oldest first.
-fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading<'_>) -> Vec<TaskLogView> {
+fn task_logs(
+    seq: u64,
+    attempts: Vec<(u32, AttemptLog)>,
+    status: &Status,
+    reading: Reading<'_>,
+) -> Vec<TaskLogView> {
     let last = attempts.last().map_or(0, |(number, _)| *number);
     let mut logs: Vec<_> = attempts.into_iter().map(|(_, log)| task_log(log, reading)).collect();
     if let Status::Live(row) = status
@@ -157,7 +162,7 @@ fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading
     {
         logs.push(attempt_under_way(row));
     }
-    let notes = notes(status, reading.board);
+    let notes = notes(seq, status, reading.board);
     if reading.view == View::Full && !notes.is_empty() {
         let is_between = matches!(status, Status::Live(row) if row.since.is_none());
         if logs.is_empty() || is_between {
@@ -168,10 +173,14 @@ fn task_logs(attempts: Vec<(u32, AttemptLog)>, status: &Status, reading: Reading
     logs
 }
 
-/// What the system says of a task that belongs to no attempt; of one that waits, why.
-pub(super) fn notes(status: &Status, board: &board::View) -> Vec<String> {
+/// What the system says of a task that belongs to no attempt; of one that waits, why; of one that is made
+/// ready, how far that is.
+pub(super) fn notes(seq: u64, status: &Status, board: &Board) -> Vec<String> {
     match status {
-        Status::Live(row) => row.notes.iter().cloned().chain(why_waiting(row, board)).collect(),
+        Status::Live(row) => {
+            let now = why_waiting(row, board).or_else(|| how_far(seq, row, board));
+            row.notes.iter().cloned().chain(now).collect()
+        }
         Status::Final(row) => row.notes.clone(),
     }
 }
@@ -197,7 +206,7 @@ fn attempt_under_way(row: &LiveRow) -> TaskLogView {
     }
 }
 
-fn why_waiting(row: &LiveRow, board: &board::View) -> Option<String> {
+fn why_waiting(row: &LiveRow, board: &Board) -> Option<String> {
     if row.state != LiveState::Queued {
         return None;
     }
@@ -207,7 +216,14 @@ fn why_waiting(row: &LiveRow, board: &board::View) -> Option<String> {
         disk_bytes: row.asks.disk_bytes,
     };
     let storages: Vec<_> = row.asks.storages.iter().map(String::as_str).collect();
-    board.why_unplaceable(need, &storages, row.asks.network.as_deref())
+    board.view().why_unplaceable(need, &storages, row.asks.network.as_deref())
+}
+
+fn how_far(seq: u64, row: &LiveRow, board: &Board) -> Option<String> {
+    match board.progress(seq).filter(|_| row.state == LiveState::Initializing)? {
+        Progress::Preparing { note } => Some(note.as_ref().to_owned()),
+        Progress::Running { .. } => None,
+    }
 }
 
 fn metadata(mut entries: BTreeMap<String, String>, node: Option<String>) -> BTreeMap<String, String> {

@@ -81,8 +81,7 @@ pub(super) async fn get(
 /// The caller's task `id` as it is shown.
 pub(super) fn read(api: &Api, id: &str, view: View, small_sizes: bool) -> Result<TaskView, ApiError> {
     let task = find(api, id, view.want())?;
-    let board = api.state.board.view();
-    Ok(response::task(task, Reading { view, small_sizes, board: &board }))
+    Ok(response::task(task, Reading { view, small_sizes, board: &api.state.board }))
 }
 
 /// `POST /tasks/{id}:cancel`; other verbs may follow. The colon is no border to the router, so the verb is

@@ -67,7 +67,7 @@ impl Controller {
         decided.nodes_changed.extend(decided.effects.ended.iter().map(|end| end.placement.node));
         self.note_brake();
         self.publish_nodes(&decided.nodes_changed);
-        self.board.show_progress(changed.iter().map(|seq| (*seq, self.progress.get(seq).copied())));
+        self.board.show_progress(changed.iter().map(|seq| (*seq, self.progress.get(seq).cloned())));
         self.board.announce(&changed);
         Ok(())
     }

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
-use crate::cluster::{self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Resources, Seq, StorageSet};
+use crate::cluster::{
+    self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Placement, Resources, Seq, StorageSet,
+};
 use crate::spec::TaskSpec;
 use crate::store::{Asks, Ended, ForgottenRequest, StoreError};
 
@@ -275,12 +277,13 @@ impl Controller {
             return Ok(None);
         };
         let stage = match stage {
-            Stage::Preparing => HeldStage::Preparing,
+            Stage::Preparing { note } => {
+                let progress = note.map(|note| Progress::Preparing { note: note.into() });
+                self.show(key, seq, attempt, progress, decided);
+                HeldStage::Preparing
+            }
             Stage::Running { executor, since } => {
-                let progress = Progress { executor, since };
-                if self.progress.insert(seq, progress) != Some(progress) {
-                    decided.progressed.push(seq);
-                }
+                self.show(key, seq, attempt, Some(Progress::Running { executor, since }), decided);
                 HeldStage::Running
             }
             Stage::Finalizing => HeldStage::Finalizing,
@@ -290,6 +293,28 @@ impl Controller {
             }
         };
         Ok(Some(Held { seq, attempt, stage }))
+    }
+
+    /// Notes what is done now for a task; what an older attempt says of itself is not about that.
+    fn show(
+        &mut self,
+        node: NodeKey,
+        seq: Seq,
+        attempt: u32,
+        progress: Option<Progress>,
+        decided: &mut Decided,
+    ) {
+        let placement = self.cluster.task(seq).and_then(|task| task.state.placement());
+        if placement != Some(Placement { attempt, node }) {
+            return;
+        }
+        let before = match progress.clone() {
+            Some(progress) => self.progress.insert(seq, progress),
+            None => self.progress.remove(&seq),
+        };
+        if before != progress {
+            decided.progressed.push(seq);
+        }
     }
 
     fn offer_of(&self, agent: &AgentHello) -> Offer {

@@ -132,7 +132,10 @@ pub struct HeldAttempt {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stage {
     /// No executor has been started.
-    Preparing,
+    Preparing {
+        /// What is done now, one line for people; none where there is nothing to say.
+        note: Option<String>,
+    },
     /// This executor runs, since then.
     Running {
         /// Its index.

@@ -21,6 +21,9 @@ const CAPACITY_MAX: u64 = 1 << 50;
 /// The longest reason for which a node takes no new tasks.
 const CLOSED_CHARACTERS_MAX: usize = 200;
 
+/// The longest note of how far an attempt is. As many tasks as are prepared at a time may have one.
+const NOTE_CHARACTERS_MAX: usize = 500;
+
 /// The most that the metadata of an attempt may take.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -61,7 +64,7 @@ pub(super) fn held(held: wire::Held) -> Result<HeldAttempt, Status> {
         (wire::Stage::Running, _) => Stage::Running { executor: 0, since: Timestamp::now() },
         (wire::Stage::Finalizing, _) => Stage::Finalizing,
         // What a newer agent means by an unknown stage is not known to have started.
-        (wire::Stage::Preparing | wire::Stage::Unspecified, _) => Stage::Preparing,
+        (wire::Stage::Preparing | wire::Stage::Unspecified, _) => Stage::Preparing { note: None },
         (wire::Stage::Ended, None) => {
             return Err(Status::invalid_argument("an attempt that ended needs its result"));
         }
@@ -79,11 +82,17 @@ pub(super) fn report(report: wire::Report) -> Result<HeldAttempt, Status> {
                 since: timestamp(progress.since_unix_micros).unwrap_or_else(Timestamp::now),
             },
             wire::Stage::Finalizing => Stage::Finalizing,
-            _ => Stage::Preparing,
+            _ => Stage::Preparing { note: note(&progress.note) },
         },
-        None => Stage::Preparing,
+        None => Stage::Preparing { note: None },
     };
     Ok(HeldAttempt { task: task(&report.task_id)?, attempt: report.attempt, stage })
+}
+
+/// One line, at most so much of it as people read.
+fn note(text: &str) -> Option<String> {
+    let printable = text.chars().filter(|character| !character.is_control());
+    Some(printable.take(NOTE_CHARACTERS_MAX).collect()).filter(|note: &String| !note.is_empty())
 }
 
 fn task(id: &str) -> Result<TaskId, Status> {

@@ -101,6 +101,10 @@ impl Runtime for Containerd {
         self.images.ensure(reference).await
     }
 
+    fn pulling(&self, reference: &str) -> Option<String> {
+        self.images.pulling(reference)
+    }
+
     async fn sweep_images(&self, wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {
         self.images.sweep(wanted).await
     }

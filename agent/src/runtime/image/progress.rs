@@ -2,16 +2,19 @@
 //! the image.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use teamster_values::ByteCount;
 
 /// How far a pull is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PullProgress {
+    begun: Instant,
     total: AtomicU64,
     present: AtomicU64,
     fetched: AtomicU64,
+    layers: AtomicU64,
+    unpacked: AtomicU64,
 }
 
 /// What a pull came to.
@@ -31,7 +34,32 @@ pub struct Pulled {
     pub time: Duration,
 }
 
+/// Nothing yet; its time counts from now.
+impl Default for PullProgress {
+    fn default() -> Self {
+        let [total, present, fetched, layers, unpacked] = [const { AtomicU64::new(0) }; 5];
+        Self { begun: Instant::now(), total, present, fetched, layers, unpacked }
+    }
+}
+
 impl PullProgress {
+    /// One line for people, who call the image `name`:
+    /// `image quay.io/a/b:1: pulling, 1MiB of 2.1MiB are here and 0 of 1 layers unpacked after 8 s`.
+    pub(super) fn line(&self, name: &str) -> String {
+        let seconds = self.begun.elapsed().as_secs();
+        if self.total_bytes() == 0 {
+            return format!(
+                "image {name}: pulling, the registry has not said how much it is after {seconds} s"
+            );
+        }
+        let (done, total) = (ByteCount(self.done_bytes()), ByteCount(self.total_bytes()));
+        let (unpacked, layers) = (self.unpacked.load(Ordering::Relaxed), self.layers.load(Ordering::Relaxed));
+        format!(
+            "image {name}: pulling, {done} of {total} are here and {unpacked} of {layers} layers unpacked \
+             after {seconds} s"
+        )
+    }
+
     /// Bytes of the whole image, compressed; 0 while that is not known.
     pub fn total_bytes(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -52,8 +80,13 @@ impl PullProgress {
         self.present.load(Ordering::Relaxed)
     }
 
-    pub(super) fn expect(&self, bytes: u64) {
+    pub(super) fn expect(&self, bytes: u64, layers: usize) {
+        self.layers.store(layers as u64, Ordering::Relaxed);
         self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn unpacked(&self) {
+        self.unpacked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn found(&self, bytes: u64) {
@@ -80,6 +113,18 @@ impl std::fmt::Display for Pulled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_how_far_it_is() {
+        let progress = PullProgress::default();
+        assert!(progress.line("a/b:1").starts_with("image a/b:1: pulling, the registry has not said"));
+        progress.expect(4 << 20, 3);
+        progress.found(1 << 20);
+        progress.came(1 << 20);
+        progress.unpacked();
+        let line = progress.line("a/b:1");
+        assert!(line.contains("2MiB of 4MiB are here and 1 of 3 layers unpacked after "), "{line}");
+    }
 
     #[test]
     fn the_line_has_bytes_and_seconds() {

@@ -211,7 +211,7 @@ impl Pull {
             return Err(self.unusable(format!("it has {bytes}, more than {limit} (images.size_max)")));
         }
         self.check_room(&read).await?;
-        self.progress.expect(bytes);
+        self.progress.expect(bytes, read.layers().len());
         let (digest, size_bytes) = (read.config().digest().to_string(), read.config().size());
         let part = Part { digest: digest.clone(), size_bytes };
         source.blob(&part).await.map_err(|failure| self.failed(failure))?;
@@ -299,6 +299,7 @@ impl Pull {
             }
             bytes += self.snapshot_bytes(&chain_id).await;
             self.check_unpacked(bytes)?;
+            self.progress.unpacked();
             parent = chain_id;
         }
         tracing::debug!(image = self.name.whole(), bytes, limit = %limit, "unpacked");

@@ -33,9 +33,12 @@ pub(super) fn task(task: TaskView) -> wire::Task {
     }
 }
 
-pub(super) fn progress(progress: Progress) -> wire::Progress {
-    let Progress { executor, since } = progress;
-    wire::Progress { executor, since: since.to_string() }
+/// What runs; how far preparing it is stands in the system log.
+pub(super) fn progress(progress: Progress) -> Option<wire::Progress> {
+    match progress {
+        Progress::Running { executor, since } => Some(wire::Progress { executor, since: since.to_string() }),
+        Progress::Preparing { .. } => None,
+    }
 }
 
 fn input(input: Input) -> wire::Input {

@@ -124,7 +124,7 @@ impl Agent {
     /// Waits for a task to be assigned.
     async fn assigned(&mut self) -> HeldAttempt {
         match timeout(PATIENCE, self.commands.recv()).await.unwrap().unwrap() {
-            ToAgent::Start { task, attempt, .. } => HeldAttempt { task, attempt, stage: Stage::Preparing },
+            ToAgent::Start { task, attempt, .. } => HeldAttempt { task, attempt, stage: preparing(None) },
             other => panic!("not a start: {other:?}"),
         }
     }
@@ -136,6 +136,10 @@ impl Agent {
         // Answered once the batch that holds it is on disk, and that is this report's or a later one.
         self.state.controller.cancel(TaskId::from_bytes([0; 16]), String::new()).await.unwrap();
     }
+}
+
+fn preparing(note: Option<&str>) -> Stage {
+    Stage::Preparing { note: note.map(str::to_owned) }
 }
 
 fn running(executor: u32) -> Stage {

@@ -74,7 +74,7 @@ impl Watcher {
     fn look(&self) -> Result<wire::WatchTaskResponse, ApiError> {
         let task = answer::task(tasks::read(&self.api, &self.id, self.view, false)?);
         let runs = task.state() == wire::State::Running;
-        let progress = self.api.state.board.progress(self.seq).filter(|_| runs).map(answer::progress);
+        let progress = self.api.state.board.progress(self.seq).filter(|_| runs).and_then(answer::progress);
         Ok(wire::WatchTaskResponse { task: Some(task), progress })
     }
 }

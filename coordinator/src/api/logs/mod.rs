@@ -101,7 +101,7 @@ pub(super) async fn logs(
         let system = system_text(&task, &api);
         return Ok(text::answer(source, &question, system).await);
     }
-    let notes = response::notes(&task.status, &api.state.board.view());
+    let notes = response::notes(task.seq, &task.status, &api.state.board);
     Ok(Json(document(&task, notes, source, question.tail).await).into_response())
 }
 
@@ -113,7 +113,7 @@ fn wants_text(headers: &HeaderMap) -> bool {
 /// What the system says of the last attempt, and of the task.
 fn system_text(task: &StoredTask, api: &Api) -> String {
     let lines = task.attempts.last().map(|(_, log)| log.system_logs.as_slice()).unwrap_or_default();
-    let notes = response::notes(&task.status, &api.state.board.view());
+    let notes = response::notes(task.seq, &task.status, &api.state.board);
     lines.iter().chain(&notes).flat_map(|line| [line.as_str(), "\n"]).collect()
 }
 

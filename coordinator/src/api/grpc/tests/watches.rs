@@ -16,9 +16,9 @@ use super::super::super::Api;
 use super::super::super::response::View;
 use super::super::serve::Patience;
 use super::super::watch;
-use super::{PATIENCE, Stand, ended, running, small_task, told};
+use super::{PATIENCE, Stand, ended, preparing, running, small_task, told};
 use crate::cluster::Ending;
-use crate::controller::Stage;
+use crate::controller::{HeldAttempt, Stage};
 
 #[tokio::test]
 async fn a_watcher_sees_a_task_through() {
@@ -41,6 +41,41 @@ async fn a_watcher_sees_a_task_through() {
     assert_eq!(told(&mut stream).await, Some((State::Complete, None)), "an ended task is told once");
     assert_eq!(told(&mut stream).await, None);
     assert_eq!(stand.watch("none").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_is_done_to_prepare_a_task_is_the_last_line_of_its_system_log() {
+    let mut stand = Stand::new().await;
+    let id = stand.create(small_task()).await.unwrap();
+    let request = wire::WatchTaskRequest { id: id.clone(), view: wire::View::Full.into() };
+    let mut stream = stand.client.watch_task(request).await.unwrap().into_inner();
+    let mut next = async || {
+        let task = timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap().task.unwrap();
+        (task.state(), task.logs.last().map(|log| log.system_logs.clone()).unwrap_or_default())
+    };
+    assert_eq!(next().await.0, State::Queued);
+    let mut agent = stand.agent().await;
+    let held = agent.assigned().await;
+    assert_eq!(next().await, (State::Initializing, vec![]));
+    for line in ["1 of 3", "2 of 3"] {
+        agent.report(&held, preparing(Some(line))).await;
+        assert_eq!(next().await, (State::Initializing, vec![line.to_owned()]));
+        let shown = stand.rest_get(&format!("/v1/tasks/{id}?view=FULL")).await;
+        assert_eq!(shown["logs"][0]["system_logs"], json!([line]));
+        assert_eq!(stand.rest_get(&format!("/v1/tasks/{id}/logs")).await["system_logs"], json!([line]));
+    }
+    // Nobody who looks is told of the same again, nor of an attempt that is not the present one.
+    agent.report(&held, preparing(Some("2 of 3"))).await;
+    let other = HeldAttempt { attempt: held.attempt + 1, ..held.clone() };
+    agent.report(&other, preparing(Some("3 of 3"))).await;
+    agent.report(&held, preparing(None)).await;
+    assert_eq!(next().await, (State::Initializing, vec![]));
+    agent.report(&held, preparing(Some("3 of 3"))).await;
+    assert_eq!(next().await.1, ["3 of 3"]);
+    agent.report(&held, running(0)).await;
+    assert_eq!(next().await, (State::Running, vec![]));
+    agent.report(&held, ended(Ending::Complete)).await;
+    assert_eq!(next().await, (State::Complete, vec![]));
 }
 
 #[tokio::test]
