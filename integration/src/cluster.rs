@@ -19,6 +19,9 @@ use crate::stand::IMAGE;
 /// How long anything may take before a test gives up. Generous: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What tests want to read when they fail.
+const LOG: &str = "debug,h2=info,hyper=info,tower=info,tonic=info";
+
 /// What a test may choose.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,11 +31,13 @@ pub struct Options {
     pub coordinator_toml: String,
     /// More lines for the agent's configuration.
     pub agent_toml: String,
+    /// What both log.
+    pub log: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cpus: 20, coordinator_toml: String::new(), agent_toml: String::new() }
+        Self { cpus: 20, coordinator_toml: String::new(), agent_toml: String::new(), log: LOG.to_owned() }
     }
 }
 
@@ -47,6 +52,7 @@ pub struct Cluster {
     pub grpc: SocketAddr,
     /// What lies between agent and coordinator; a test may cut it.
     pub link: Link,
+    log: String,
     coordinator: Option<Child>,
     agent: Option<Child>,
 }
@@ -62,6 +68,7 @@ impl Cluster {
             client: Client::new(http),
             grpc,
             link,
+            log: options.log.clone(),
             coordinator: None,
             agent: None,
         };
@@ -107,6 +114,11 @@ impl Cluster {
         self.dir.join("agent")
     }
 
+    /// The processes of coordinator and agent, while they run.
+    pub fn processes(&self) -> [Option<u32>; 2] {
+        [&self.coordinator, &self.agent].map(|child| child.as_ref().map(Child::id))
+    }
+
     /// Starts the coordinator; it must not run.
     pub fn start_coordinator(&mut self) {
         assert!(self.coordinator.is_none(), "the coordinator runs");
@@ -126,7 +138,7 @@ impl Cluster {
             .arg(service)
             .arg("--config")
             .arg(self.dir.join(format!("{service}.toml")))
-            .env("TEAMSTER_LOG", "debug,h2=info,hyper=info,tower=info,tonic=info")
+            .env("TEAMSTER_LOG", &self.log)
             .envs(environment.iter().copied())
             .process_group(0)
             .stdin(Stdio::null())

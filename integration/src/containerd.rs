@@ -82,6 +82,11 @@ impl PrivateContainerd {
         self.home.path()
     }
 
+    /// Its process, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("c.sock")

@@ -7,6 +7,7 @@
     reason = "this serves tests: what goes wrong ends the test, with its message"
 )]
 
+pub mod accounting;
 pub mod bare;
 pub mod client;
 pub mod cluster;
@@ -21,6 +22,7 @@ pub mod http;
 pub mod image;
 pub mod link;
 pub mod loopback;
+pub mod meter;
 pub mod odd_image;
 pub mod odd_registry;
 pub mod pypi;
