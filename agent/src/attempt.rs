@@ -109,8 +109,9 @@ impl Attempt {
     }
 }
 
-/// Each phase is on disk before the step that it names begins, so after a kill the step may have been done,
-/// half done or not done at all.
+/// A phase is on disk before the step that it names begins, so after a kill the step may have been done, half
+/// done or not done at all. Where the next agent does the same from the phase before, that one stays on disk:
+/// at the first [`Self::Created`], at [`Self::Reported`], and after an executor that ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The environment variable that names one.
 pub const VARIABLE: &str = "TEAMSTER_FAILPOINT";
 
-/// Every failpoint: one before and one after each phase is written to `attempt.json`, and one after the
+/// Every failpoint: one before and one after each phase is entered, and one after the
 /// steps whose effect lies outside of it.
 pub const NAMES: &[&str] = &[
     "intended.before",

@@ -55,12 +55,15 @@ impl AttemptDir {
     /// Makes the directory and the ones above it, root-only. One that exists is fine.
     pub fn make(&self) -> Result<(), RecordError> {
         let path = self.path();
-        DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(at("create", path))?;
-        // The names must survive a power cut as surely as the record in them does.
-        for directory in path.ancestors().skip(1).take(3) {
-            sync_directory(directory)?;
-        }
-        Ok(())
+        DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(at("create", path))
+    }
+
+    /// Writes the first record, with the names of the directories above it: they must survive a power cut as
+    /// surely as the record in them does. After the record, because a journal that holds what came later holds
+    /// them too, and there is nothing left to wait for.
+    pub fn store_first(&self, attempt: &Attempt) -> Result<(), RecordError> {
+        self.store(attempt)?;
+        self.path().ancestors().skip(1).take(3).try_for_each(sync_directory)
     }
 
     /// Makes the directory of the streams with an empty file for each stream of `executor`. Files that exist

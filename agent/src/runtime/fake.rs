@@ -45,7 +45,17 @@ struct Inner {
     attempts: BTreeSet<AttemptId>,
     /// Never forgotten, not even when the container is removed.
     starts: BTreeMap<ContainerId, u32>,
+    /// How removed containers ended, as a keeper's record tells it.
+    ends: BTreeMap<ContainerId, Exit>,
     is_down: bool,
+}
+
+impl Inner {
+    fn remove(&mut self, id: ContainerId) {
+        if let Some(FakeContainer { run: Run::Exited(exit), .. }) = self.containers.remove(&id) {
+            self.ends.insert(id, Exit { out_of_memory: false, usage: None, ..exit });
+        }
+    }
 }
 
 struct FakeContainer {
@@ -233,7 +243,10 @@ impl Runtime for FakeRuntime {
 
     async fn state(&self, id: ContainerId) -> Result<ContainerState, RuntimeError> {
         let mut inner = self.up()?;
-        let Some(container) = inner.containers.get_mut(&id) else { return Ok(ContainerState::Missing) };
+        let end = inner.ends.get(&id).copied();
+        let Some(container) = inner.containers.get_mut(&id) else {
+            return Ok(end.map_or(ContainerState::Missing, ContainerState::Exited));
+        };
         container.settle();
         Ok(container.state())
     }
@@ -244,7 +257,10 @@ impl Runtime for FakeRuntime {
             let changed = self.changed.notified();
             let until = {
                 let mut inner = self.lock();
-                let container = inner.containers.get_mut(&id).ok_or(RuntimeError::NotFound(id))?;
+                let end = inner.ends.get(&id).copied();
+                let Some(container) = inner.containers.get_mut(&id) else {
+                    return end.ok_or(RuntimeError::NotFound(id));
+                };
                 container.settle();
                 match container.run {
                     Run::Exited(exit) => return Ok(exit),
@@ -281,15 +297,25 @@ impl Runtime for FakeRuntime {
     }
 
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError> {
-        self.up()?.containers.remove(&id);
+        self.up()?.remove(id);
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    async fn is_over(&self, id: ContainerId) -> bool {
+        let mut inner = self.lock();
+        let mut of_attempt = inner.containers.iter_mut().filter(|(other, _)| other.attempt == id.attempt);
+        of_attempt.all(|(_, container)| {
+            container.settle();
+            matches!(container.run, Run::Exited(_))
+        })
     }
 
     async fn release_attempt(&self, id: AttemptId) -> Result<(), RuntimeError> {
         let mut inner = self.up()?;
         inner.attempts.remove(&id);
-        inner.containers.retain(|container, _| container.attempt != id);
+        let left: Vec<_> = inner.containers.keys().filter(|left| left.attempt == id).copied().collect();
+        left.into_iter().for_each(|left| inner.remove(left));
         self.changed.notify_waiters();
         Ok(())
     }

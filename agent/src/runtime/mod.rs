@@ -67,9 +67,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// Sends a signal to the container's first process. One that is gone is fine.
     async fn signal(&self, id: ContainerId, signal: Signal) -> Result<(), RuntimeError>;
 
-    /// Removes a container that does not run (a running one is killed first): task, snapshot, record,
-    /// lease. One that is gone is fine.
+    /// Removes a container that does not run (a running one is killed first): task, snapshot, record. One
+    /// that is gone is fine.
     async fn remove(&self, id: ContainerId) -> Result<(), RuntimeError>;
+
+    /// Whether nothing of the attempt is alive and the streams of its last container are whole, after this
+    /// container was waited for: then removing it can wait until nobody waits for that.
+    async fn is_over(&self, id: ContainerId) -> bool;
 
     /// Kills whatever is left in the attempt's cgroup, sees that it is empty and removes it. Call it after
     /// the last container was removed.

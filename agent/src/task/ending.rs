@@ -149,12 +149,9 @@ impl Run {
     }
 
     /// Returns when nothing of the attempt is alive, however long that takes: a process that cannot be
-    /// killed is never called dead.
+    /// killed is never called dead. Nothing of it is left in the runtime then.
     pub(super) async fn kill_everything(&mut self) {
-        let container = match self.attempt.phase {
-            Phase::Created(executor) | Phase::Started(executor) | Phase::Ended(executor) => Some(executor),
-            Phase::Intended | Phase::Staged | Phase::Reported => None,
-        };
+        let container = self.last_container();
         let attempt = self.id();
         let mut pauses = Pauses::new();
         loop {
@@ -165,12 +162,35 @@ impl Run {
             // Tried even so: this kills without containerd.
             let released = self.node.runtime.release_attempt(attempt).await;
             match removed.and(released) {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.is_removed = true;
+                    return;
+                }
                 Err(error) => {
                     tracing::error!(%attempt, %error, "what is left of a task cannot be killed yet; trying again");
                     tokio::time::sleep(pauses.next()).await;
                 }
             }
+        }
+    }
+
+    /// The container that may be there: those before it are removed before it is made.
+    fn last_container(&self) -> Option<u32> {
+        match self.attempt.phase {
+            // An agent before this one may have made it: the phase in which that is done is not on disk.
+            Phase::Intended => self.adopted.then_some(0),
+            Phase::Created(executor) | Phase::Started(executor) | Phase::Ended(executor) => Some(executor),
+            Phase::Staged | Phase::Reported => {
+                let ended = self.attempt.result.as_ref().map_or(0, |result| result.executors.len());
+                ended.checked_sub(1).and_then(|last| u32::try_from(last).ok())
+            }
+        }
+    }
+
+    /// Removes what was dead when the result was decided, and what an agent that was killed has left of it.
+    pub(super) async fn remove_the_dead(&mut self) {
+        if !self.is_removed && self.attempt.boot_id == self.node.boot_id {
+            self.kill_everything().await;
         }
     }
 
@@ -213,6 +233,7 @@ impl Run {
             if let Some(result) = self.attempt.result.clone().filter(|_| !self.orders.borrow().forget) {
                 self.report(Report::Ended(self.id(), Box::new(result))).await;
             }
+            self.remove_the_dead().await;
             if self.orders.wait_for(|orders| orders.forget).await.is_err() {
                 return;
             }
@@ -221,6 +242,7 @@ impl Run {
                 tracing::warn!(attempt = %self.id(), %error, "failed to keep that a result was acknowledged");
             }
         }
+        self.remove_the_dead().await;
         self.clean_up().await;
     }
 
@@ -250,7 +272,9 @@ impl Run {
                 runtime.remove(id).await.map_err(|error| error.to_string())?;
             }
         }
-        runtime.release_attempt(self.id()).await.map_err(|error| error.to_string())?;
+        if !self.is_removed {
+            runtime.release_attempt(self.id()).await.map_err(|error| error.to_string())?;
+        }
         self.node.staging.release(&self.dir).await.map_err(|error| error.to_string())?;
         let (dir, id) = (self.dir.clone(), self.id());
         let data_dir = self.node.config.data_dir.clone();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Armed;
 use super::plan::Plan;
 use super::{Node, Orders};
-use crate::assignment::{AttemptId, LossCause, Outcome, Report};
+use crate::assignment::{AttemptId, LossCause, Outcome, Report, Stage};
 use crate::attempt::{Attempt, Phase, RecordError, StopReason};
 use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
@@ -40,7 +40,7 @@ const RECORD_TRIES: u32 = 10;
 pub enum Until {
     /// Until its result is forgotten and nothing is left of it.
     Forgotten,
-    /// Until its result is on disk.
+    /// Until its result is on disk and nothing of it is left in the runtime.
     Decided,
 }
 
@@ -134,9 +134,13 @@ pub struct Run {
     pub(super) is_recorded: bool,
     /// The runtime says that the container of the first executor was never started.
     pub(super) never_ran: bool,
+    /// Nothing of it is left in the runtime.
+    pub(super) is_removed: bool,
     /// The limits that count now.
     pub(super) armed: Option<Armed>,
     reports: mpsc::Sender<Report>,
+    /// How far it is, as it was reported.
+    told: Option<Stage>,
     fresh: Option<BootInstant>,
     predecessors: Vec<CancellationToken>,
     /// Keeps the images of all executors on the node.
@@ -165,8 +169,10 @@ impl Run {
             adopted: true,
             is_recorded: true,
             never_ran: false,
+            is_removed: false,
             armed: None,
             reports,
+            told: None,
             fresh: None,
             predecessors: Vec::new(),
         }
@@ -201,8 +207,9 @@ impl Run {
         if let Err(halt) = self.go_on().await {
             self.halt(halt).await;
         }
-        if until == Until::Forgotten {
-            self.hand_over().await;
+        match until {
+            Until::Forgotten => self.hand_over().await,
+            Until::Decided => self.remove_the_dead().await,
         }
     }
 
@@ -271,7 +278,7 @@ impl Run {
         self.attempt.id()
     }
 
-    /// Writes the phase before its step is done. Once something was started the disk is given some time.
+    /// Writes the phase before its step is done, where it needs a record. Once something was started the disk is given some time.
     pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
         let before = std::mem::replace(&mut self.attempt.phase, phase);
         if matches!(phase, Phase::Started(_)) {
@@ -297,14 +304,35 @@ impl Run {
         Ok(())
     }
 
-    /// One try to replace the record.
+    /// One try to replace the record, where the phase needs it.
     pub(super) async fn save(&self) -> Result<(), RecordError> {
         let (before, after) = failpoints(self.attempt.phase);
         failpoint::pass(before);
-        let (dir, attempt) = (self.dir.clone(), self.attempt.clone());
-        self.on_disk(move || dir.store(&attempt)).await?;
+        if self.needs_record() {
+            let store = if self.is_recorded { AttemptDir::store } else { AttemptDir::store_first };
+            let (dir, attempt) = (self.dir.clone(), self.attempt.clone());
+            self.on_disk(move || store(&dir, &attempt)).await?;
+        }
         failpoint::pass(after);
         Ok(())
+    }
+
+    /// Whether the next agent would do something else if it found the record before this one.
+    fn needs_record(&self) -> bool {
+        match self.attempt.phase {
+            // To be stopped is never forgotten.
+            _ if self.attempt.stopping.is_some() => true,
+            // Nothing of a container that was made has run, and it is taken as it is.
+            Phase::Created(0) => false,
+            // The keeper's record says so too. It does not say what the cgroup counted, by which failures are
+            // explained.
+            Phase::Ended(_) => {
+                self.attempt.executors.last().is_none_or(|log| log.exit_code != 0 || log.out_of_memory)
+            }
+            // It would be told once more, and acknowledged once more.
+            Phase::Reported => false,
+            Phase::Intended | Phase::Created(_) | Phase::Started(_) | Phase::Staged => true,
+        }
     }
 
     /// Does `work` on a thread that may block, and that the agent waits for before it leaves.
@@ -326,8 +354,19 @@ impl Run {
         let _ = self.reports.send(report).await;
     }
 
-    async fn report_stage(&self) {
-        self.report(Report::Progress(self.id(), self.attempt.stage())).await;
+    async fn report_stage(&mut self) {
+        let stage = self.attempt.stage();
+        // An end that comes at once says enough.
+        let is_short = stage == Stage::Finalizing && self.has_no_outputs();
+        if self.told.replace(stage) != Some(stage) && !is_short {
+            self.report(Report::Progress(self.id(), stage)).await;
+        }
+    }
+
+    fn has_no_outputs(&self) -> bool {
+        let executors = &self.attempt.assignment.executors;
+        self.attempt.assignment.outputs.is_empty()
+            && executors.iter().all(|executor| executor.stdout.is_none() && executor.stderr.is_none())
     }
 
     fn obey(&self) -> Result<(), Halt> {

@@ -12,7 +12,7 @@ use super::logs;
 use super::plan::{self, Plan};
 use super::policy::{self, Refusal};
 use super::run::{Halt, Pauses, Run, pulls};
-use crate::assignment::{ExecutorLog, Outcome};
+use crate::assignment::{ExecutorLog, Network, Outcome};
 use crate::attempt::{Phase, RecordError};
 use crate::failpoint;
 use crate::runtime::{ContainerId, ContainerState, Exit, Image, RuntimeError};
@@ -186,17 +186,17 @@ impl Run {
         Ok(())
     }
 
-    /// From [`Phase::Ended`]: removes the container, which waits for the last bytes of its streams, and takes
-    /// those; then the next executor, or the outputs.
+    /// From [`Phase::Ended`]: sees the last bytes of its streams written, and takes those; then the next
+    /// executor, or the outputs.
     pub(super) async fn after_executor(&mut self, executor: u32) -> Result<(), Halt> {
         let is_last = self.attempt.executors_are_done(executor);
-        if is_last {
-            // What the task left running could still change what is copied now.
-            self.kill_everything().await;
-        } else {
-            let id = ContainerId { attempt: self.id(), executor };
+        let id = ContainerId { attempt: self.id(), executor };
+        if !is_last {
             let runtime = &self.node.runtime;
             self.patiently(|| runtime.remove(id)).await??;
+        } else if self.has_link() || !self.node.runtime.is_over(id).await {
+            // What the task left running could still change what is copied now, and its way out is one of few.
+            self.kill_everything().await;
         }
         failpoint::pass("container-removed");
         let plan = self.plan()?;
@@ -212,6 +212,10 @@ impl Run {
             Err(error) => return Err(Halt::from_outputs(error)),
         }
         if is_last { self.finalize().await } else { self.enter(Phase::Created(executor + 1)).await }
+    }
+
+    fn has_link(&self) -> bool {
+        self.attempt.assignment.network == Some(Network::Egress)
     }
 
     /// A stream that the task names a file for is an output, and must not lack a byte.

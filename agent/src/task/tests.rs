@@ -192,7 +192,9 @@ async fn runs_to_its_end_and_leaves_nothing() {
     let bench = Bench::new();
     let (orders, receiver) = watch::channel(Orders::default());
     let (reports, mut told) = mpsc::channel(100);
-    let attempt = bench.attempt(assignment(1, &["print one", "sleep 1000", "print three"]));
+    let mut assignment = assignment(1, &["print one", "sleep 1000", "print three"]);
+    assignment.executors[0].stdout = Some(AbsolutePath::parse("/work/one").unwrap());
+    let attempt = bench.attempt(assignment);
     let run = Run::fresh(bench.node(), attempt, BootInstant::now(), receiver, reports);
     let watcher = async {
         let mut stages = Vec::new();

@@ -27,8 +27,9 @@ const CHECK: &str = "--check";
 const STREAMS: [&str; 2] = ["/proc/self/fd/3", "/proc/self/fd/4"];
 const READY: &str = "/proc/self/fd/5";
 
-/// As much as a pipe holds.
+/// As much as a pipe holds, and the most that a task can make it hold.
 const PART_BYTES: usize = 64 << 10;
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// The lease is looked at at least so often: the time of waiting does not count while a machine sleeps.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
@@ -56,7 +57,7 @@ struct Stream {
 /// Where init is.
 enum Init {
     Awaited(UnixListener),
-    Here { talk: UnixStream, process: Option<OwnedFd> },
+    Here(UnixStream),
     Gone,
 }
 
@@ -66,6 +67,8 @@ struct Keeper {
     record_file: File,
     streams: [Stream; 2],
     init: Init,
+    /// Init's process, from when it has called until it has ended.
+    process: Option<OwnedFd>,
 }
 
 impl Keeper {
@@ -90,7 +93,8 @@ impl Keeper {
         listener.set_nonblocking(true)?;
         fs::set_permissions(SOCKET, Permissions::from_mode(0o666))?;
         File::options().write(true).open(READY)?.write_all(b"r")?;
-        Ok(Self { orders, record: Record::default(), record_file, streams, init: Init::Awaited(listener) })
+        let (record, init) = (Record::default(), Init::Awaited(listener));
+        Ok(Self { orders, record, record_file, streams, init, process: None })
     }
 
     fn keep(mut self) -> io::Result<()> {
@@ -98,8 +102,17 @@ impl Keeper {
         while self.streams.iter().any(|stream| !stream.has_ended) {
             self.look(&mut part)?;
         }
+        self.complete();
+        Ok(())
+    }
+
+    /// Nothing more comes: all that is kept is put in its place, and said to be there.
+    fn complete(&mut self) {
+        if self.record.complete {
+            return;
+        }
         // What init said last may lie there unread.
-        if matches!(self.init, Init::Here { .. }) {
+        if matches!(self.init, Init::Here(_)) {
             self.listen();
         }
         for stream in &mut self.streams {
@@ -107,7 +120,6 @@ impl Keeper {
         }
         self.record.complete = true;
         self.write_record();
-        Ok(())
     }
 
     /// Waits for something and does it.
@@ -115,14 +127,14 @@ impl Keeper {
         let time = self.time_left().map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL));
         let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
         let [out, err] = &self.streams;
-        let mut waiting = Vec::with_capacity(3);
+        let mut waiting = Vec::with_capacity(4);
         let talk = match &self.init {
             Init::Awaited(listener) => Some(listener.as_fd()),
-            Init::Here { talk, .. } => Some(talk.as_fd()),
+            Init::Here(talk) => Some(talk.as_fd()),
             Init::Gone => None,
         };
         let streams = [out, err].map(|stream| (!stream.has_ended).then(|| stream.pipe.as_fd()));
-        let order = [talk, streams[0], streams[1]];
+        let order = [talk, streams[0], streams[1], self.process.as_ref().map(AsFd::as_fd)];
         waiting.extend(order.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         match poll(&mut waiting, Some(&time)) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -135,13 +147,30 @@ impl Keeper {
         }
         for (stream, is_ready) in self.streams.iter_mut().zip(&ready[1..]) {
             if *is_ready {
-                stream.read(part);
+                stream.read(part, !self.record.complete);
             }
+        }
+        if ready[3] {
+            self.end(part);
         }
         if self.time_left() == Some(Duration::ZERO) {
             self.end_lease();
         }
         Ok(())
+    }
+
+    /// Init has ended, and with it, as pid 1, everything in the container. What that wrote lies in the pipes;
+    /// their ends come only when the shim lets go of them, which can be much later. What others write, to whom
+    /// a task gave its streams, is nobody's log.
+    fn end(&mut self, part: &mut [u8]) {
+        self.process = None;
+        for stream in &mut self.streams {
+            let mut left = PIPE_BYTES_MAX;
+            while left > 0 && stream.has_some() {
+                left = left.saturating_sub(stream.read(part, true));
+            }
+        }
+        self.complete();
     }
 
     /// Until the container must be killed; none when it need not be.
@@ -159,7 +188,7 @@ impl Keeper {
         // On record first: the end of the container must not be taken for anything else.
         self.record.lease_ended = true;
         self.write_record();
-        if let Init::Here { process: Some(process), .. } = &self.init {
+        if let Some(process) = &self.process {
             // It is pid 1 of its namespace: the kernel kills the rest with it.
             let _ = pidfd_send_signal(process, RawSignal::KILL);
         }
@@ -172,10 +201,10 @@ impl Keeper {
     fn listen(&mut self) {
         self.init = match std::mem::replace(&mut self.init, Init::Gone) {
             Init::Awaited(listener) => match listener.accept() {
-                Ok((talk, _)) => meet(talk),
+                Ok((talk, _)) => self.meet(talk),
                 Err(_) => Init::Awaited(listener),
             },
-            Init::Here { mut talk, process } => {
+            Init::Here(mut talk) => {
                 let mut text = [0; PART_BYTES >> 4];
                 match talk.read(&mut text) {
                     Ok(count) if count > 0 => {
@@ -183,14 +212,25 @@ impl Keeper {
                         self.record.at_unix_nanos = unix_nanos();
                         self.write_record();
                         let _ = talk.write_all(&[GO]);
-                        Init::Here { talk, process }
+                        Init::Here(talk)
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => Init::Here { talk, process },
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => Init::Here(talk),
                     Ok(_) | Err(_) => Init::Gone,
                 }
             }
             Init::Gone => Init::Gone,
         };
+    }
+
+    /// The first who calls is init, for nothing else runs in the container yet. Nobody else may call.
+    fn meet(&mut self, mut talk: UnixStream) -> Init {
+        let _ = fs::remove_file(SOCKET);
+        self.process = rustix::net::sockopt::socket_peercred(&talk)
+            .and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()))
+            .ok();
+        // Whoever takes this is alive still, so the handle is of no other process.
+        let is_met = talk.write_all(&[GO]).and_then(|()| talk.set_nonblocking(true));
+        if is_met.is_ok() { Init::Here(talk) } else { Init::Gone }
     }
 
     fn write_record(&mut self) {
@@ -201,28 +241,35 @@ impl Keeper {
     }
 }
 
-/// The first who calls is init, for nothing else runs in the container yet. Nobody else may call.
-fn meet(mut talk: UnixStream) -> Init {
-    let _ = fs::remove_file(SOCKET);
-    let process = rustix::net::sockopt::socket_peercred(&talk)
-        .and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()))
-        .ok();
-    // Whoever takes this is alive still, so the handle is of no other process.
-    let is_met = talk.write_all(&[GO]).and_then(|()| talk.set_nonblocking(true));
-    if is_met.is_ok() { Init::Here { talk, process } } else { Init::Gone }
-}
-
 impl Stream {
     fn open(pipe: &str, path: &std::path::Path, max_bytes: Option<u64>) -> io::Result<Self> {
         Ok(Self { pipe: File::open(pipe)?, spool: Spool::open(path, max_bytes)?, has_ended: false })
     }
 
-    fn read(&mut self, part: &mut [u8]) {
+    /// Whether there is something to read now.
+    fn has_some(&self) -> bool {
+        let mut waiting = [PollFd::new(&self.pipe, PollFlags::IN)];
+        while let Err(error) = poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            if error != rustix::io::Errno::INTR {
+                return false;
+            }
+        }
+        !self.has_ended && waiting[0].revents().contains(PollFlags::IN)
+    }
+
+    /// Reads some and keeps it, or not; how much it was.
+    fn read(&mut self, part: &mut [u8], is_kept: bool) -> usize {
         match self.pipe.read(part) {
-            Ok(count) if count > 0 => self.spool.take(&part[..count]),
+            Ok(count) if count > 0 => {
+                if is_kept {
+                    self.spool.take(&part[..count]);
+                }
+                return count;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Ok(_) | Err(_) => self.has_ended = true,
         }
+        0
     }
 }
 

@@ -35,6 +35,12 @@ pub(in crate::runtime) fn members(id: AttemptId) -> Vec<i32> {
     all.into_iter().collect()
 }
 
+/// Whether no process is left in the attempt's cgroup.
+pub(in crate::runtime) fn is_empty(id: AttemptId) -> Result<bool, CgroupError> {
+    let hierarchies = Hierarchies::detect()?;
+    Ok(hierarchies.iter().all(|place| processes(&place.attempt(id)).is_empty()))
+}
+
 fn kill(places: &[PathBuf]) -> Result<(), CgroupError> {
     for place in places {
         // Nothing can fork any more; where there is no such file, another hierarchy has it.

@@ -1,12 +1,13 @@
 //! Where the cgroup hierarchies of this machine are mounted, and where an attempt has its place in them.
 //! Three layouts exist: version 2 alone, version 1 with one hierarchy per controller, and both side by side
-//! with the controllers in version 1. Pure but for [`Hierarchies::detect`], which reads the mount table.
+//! with the controllers in version 1. Pure but for `detect`, which reads the mount table.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use procfs::process::{MountInfo, Process};
 
-use super::CgroupError;
+use super::{CONTROLLERS, CgroupError};
 use crate::assignment::AttemptId;
 use crate::runtime::ContainerId;
 
@@ -34,8 +35,22 @@ pub(super) struct Hierarchy {
 pub(super) struct Hierarchies(Vec<Hierarchy>);
 
 impl Hierarchies {
+    /// Those of this machine. They are mounted when it starts and stay, so once all that tasks need is there
+    /// the mount table, which grows with every container, is not read again.
+    pub(super) fn detect() -> Result<Arc<Self>, CgroupError> {
+        static FOUND: OnceLock<Arc<Hierarchies>> = OnceLock::new();
+        if let Some(found) = FOUND.get() {
+            return Ok(Arc::clone(found));
+        }
+        let found = Arc::new(Self::read()?);
+        if CONTROLLERS.iter().all(|controller| found.of_controller(controller).is_some()) {
+            let _ = FOUND.set(Arc::clone(&found));
+        }
+        Ok(found)
+    }
+
     /// Reads this process's mount table.
-    pub(super) fn detect() -> Result<Self, CgroupError> {
+    fn read() -> Result<Self, CgroupError> {
         let mounts = Process::myself()
             .and_then(|process| process.mountinfo())
             .map_err(|error| CgroupError::MountTable(error.to_string()))?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(super) use self::end::{members, release};
+pub(super) use self::end::{is_empty, members, release};
 use self::hierarchy::{Hierarchies, Hierarchy, Version};
 pub(super) use self::usage::usage;
 use super::ContainerId;

@@ -1,22 +1,22 @@
-//! From a [`ContainerSpec`] to a process that runs: lease, snapshot, container record, task. Each step may
+//! From a [`ContainerSpec`] to a process that runs: snapshot, container record, task. Each step may
 //! have been done by an agent that was killed right after it, so each takes what is already there.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use containerd_client::services::v1::container::Runtime as RuntimeName;
-use containerd_client::services::v1::snapshots::{MountsRequest, PrepareSnapshotRequest};
+use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateRequest, CreateTaskRequest, GetContainerRequest, KillRequest,
-    StartRequest,
+    Container, CreateContainerRequest, CreateTaskRequest, GetContainerRequest, KillRequest, StartRequest,
 };
 use containerd_client::to_any;
 use containerd_client::types::Mount;
+use jiff::Timestamp;
 use prost_types::Any;
 use tonic::{Code, Status};
 
 use super::keeping::Told;
-use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, leased, or_exists, or_missing};
+use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, or_exists, or_missing};
 use super::{Containerd, blocking, keeping};
 use crate::config::OciRuntime;
 use crate::failpoint;
@@ -32,8 +32,11 @@ const RUNTIME: &str = "io.containerd.runc.v2";
 /// Where crun keeps its state: beside runc's, and gone with the next boot like that.
 const CRUN_STATE: &str = "/run/containerd/crun";
 
-/// Says which attempt a container was made for.
-const ATTEMPT_LABEL: &str = "teamster/attempt";
+/// Says which attempt a container, or its snapshot, was made for.
+pub(super) const ATTEMPT_LABEL: &str = "teamster/attempt";
+
+/// What containerd's garbage collection leaves alone.
+const ROOT_LABEL: &str = "containerd.io/gc.root";
 
 /// What containerd calls an OCI runtime specification in JSON.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -76,32 +79,49 @@ impl prost::Name for RuncOptions {
     const PACKAGE: &'static str = "containerd.runc.v1";
 }
 
+/// Whether something was made now, or was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Now,
+    Before,
+}
+
 impl Containerd {
     pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let id = spec.id;
+        if self.make(spec).await? == Made::Now {
+            return self.join_network(spec, false).await;
+        }
+        // An agent was killed here. What has a task is whole, or even runs; of anything less nothing ever ran.
+        if self.is_recorded(id).await? && self.task_state(id).await? != ContainerState::Missing {
+            return self.join_network(spec, true).await;
+        }
+        self.remove_container(id).await?;
+        if self.make(spec).await? == Made::Before {
+            return Err(RuntimeError::Failed {
+                action: format!("make container {id}"),
+                reason: "somebody else makes one of that name".to_owned(),
+            });
+        }
+        self.join_network(spec, false).await
+    }
+
+    /// Makes all of it, unless any of it is there: it is not asked for first, because it hardly ever is.
+    async fn make(&self, spec: &ContainerSpec) -> Result<Made, RuntimeError> {
         let programs = self.programs.as_ref().ok_or_else(|| RuntimeError::Failed {
             action: "make a container".to_owned(),
             reason: "this connection was made without the programs for it".to_owned(),
         })?;
-        if self.is_recorded(id).await? {
-            if self.task_state(id).await? != ContainerState::Missing {
-                return self.join_network(spec, true).await;
-            }
-            // The agent was killed between the record and the task. Nothing of it ever ran.
-            self.remove_container(id).await?;
-        }
-        let lease = id.to_string();
-        let request = call(CreateRequest { id: lease.clone(), labels: HashMap::new() }, QUICK);
-        or_exists(self.link.client().leases().create(request).await)
-            .map_err(|status| failure("make a lease", &status))?;
-        let mounts = self.prepare_snapshot(spec, &lease).await?;
+        let Some(mounts) = self.prepare_snapshot(spec).await? else { return Ok(Made::Before) };
         let document = self.confine(spec, &mounts, programs).await?;
         let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime));
-        self.record(spec, &lease, document, &options).await?;
+        if self.record(spec, document, &options).await? == Made::Before {
+            return Ok(Made::Before);
+        }
         let streams = keeping::address(spec, &programs.keeper());
-        self.create_task(id, mounts, options, streams).await?;
+        self.create_task(spec.id, mounts, options, streams).await?;
         failpoint::pass("task-made");
-        self.join_network(spec, false).await
+        Ok(Made::Now)
     }
 
     /// Whether there is a record under this id. One that was made for something else is an error.
@@ -121,28 +141,27 @@ impl Containerd {
         })
     }
 
-    async fn prepare_snapshot(&self, spec: &ContainerSpec, lease: &str) -> Result<Vec<Mount>, RuntimeError> {
-        let key = spec.id.to_string();
-        let mut snapshots = self.link.client().snapshots();
+    /// The mounts of the container's root file system; none if one of that name was there.
+    async fn prepare_snapshot(&self, spec: &ContainerSpec) -> Result<Option<Vec<Mount>>, RuntimeError> {
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
-            key: key.clone(),
+            key: spec.id.to_string(),
             parent: spec.image.chain_id.clone(),
-            labels: HashMap::new(),
+            labels: HashMap::from([
+                (ATTEMPT_LABEL.to_owned(), spec.id.attempt.to_string()),
+                // Not to be collected while no container names it yet. The attempt's end removes it, or whoever
+                // looks for what is left.
+                (ROOT_LABEL.to_owned(), Timestamp::now().to_string()),
+            ]),
         };
-        let made = match or_exists(snapshots.prepare(leased(request, SLOW, lease)).await) {
-            Ok(Some(answer)) => return Ok(answer.into_inner().mounts),
-            Ok(None) => {
-                let request = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key };
-                snapshots.mounts(call(request, QUICK)).await.map(|answer| answer.into_inner().mounts)
+        match or_exists(self.link.client().snapshots().prepare(call(request, SLOW)).await) {
+            Ok(made) => Ok(made.map(|answer| answer.into_inner().mounts)),
+            Err(status) => {
+                // The image went while we remembered it; the next look must see that.
+                self.images.forget(&spec.image.digest);
+                Err(failure("prepare the container's root file system", &status))
             }
-            Err(status) => Err(status),
-        };
-        made.map_err(|status| {
-            // The image went while we remembered it; the next look must see that.
-            self.images.forget(&spec.image.digest);
-            failure("prepare the container's root file system", &status)
-        })
+        }
     }
 
     /// The OCI specification as containerd takes it.
@@ -176,13 +195,7 @@ impl Containerd {
         Ok(Any { type_url: SPEC_TYPE.to_owned(), value })
     }
 
-    async fn record(
-        &self,
-        spec: &ContainerSpec,
-        lease: &str,
-        document: Any,
-        options: &Any,
-    ) -> Result<(), RuntimeError> {
+    async fn record(&self, spec: &ContainerSpec, document: Any, options: &Any) -> Result<Made, RuntimeError> {
         let container = Container {
             id: spec.id.to_string(),
             // Nothing of the image's own labels comes in here: containerd obeys some labels.
@@ -194,9 +207,10 @@ impl Containerd {
             snapshot_key: spec.id.to_string(),
             ..Container::default()
         };
-        let request = leased(CreateContainerRequest { container: Some(container) }, QUICK, lease);
-        match self.link.client().containers().create(request).await {
-            Ok(_) => Ok(()),
+        let request = call(CreateContainerRequest { container: Some(container) }, QUICK);
+        match or_exists(self.link.client().containers().create(request).await) {
+            Ok(Some(_)) => Ok(Made::Now),
+            Ok(None) => Ok(Made::Before),
             Err(status) => Err(failure("make the container", &status)),
         }
     }

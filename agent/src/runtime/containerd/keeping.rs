@@ -20,8 +20,15 @@ use crate::runtime::{ContainerId, ContainerSpec, Exit, RuntimeError};
 /// How long a keeper may take to end after its container: it puts the end of a long log in its place.
 const KEEPER_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long it may take to put everything in its place when all processes are dead, before the container is
+/// removed, which ends it.
+const WHOLE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Between two looks at whether it has.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The same where a task's end waits for it.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a record says of a container that has ended.
 pub(super) enum Told {
@@ -96,6 +103,21 @@ impl Containerd {
     pub(super) async fn told(&self, id: ContainerId) -> Result<Told, RuntimeError> {
         let Some(path) = self.record_path(id) else { return Ok(Told::Nothing) };
         blocking("read the keeper's record", move || told(&path)).await
+    }
+
+    /// Whether the keeper says that it has taken all that there is, now or soon. It stays until the container is
+    /// removed.
+    pub(super) async fn are_streams_whole(&self, id: ContainerId) -> bool {
+        let Some(path) = self.record_path(id) else { return false };
+        let deadline = Instant::now() + WHOLE_DEADLINE;
+        loop {
+            match Record::read(&path) {
+                Ok(Some(record)) if record.complete => return true,
+                Ok(Some(_)) if Record::is_kept(&path) && Instant::now() < deadline => {}
+                _ => return false,
+            }
+            tokio::time::sleep(SHORT_PAUSE).await;
+        }
     }
 
     /// Waits until the keeper has taken all that there is and ended. One that was killed has.

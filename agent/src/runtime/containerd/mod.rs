@@ -13,11 +13,9 @@ mod wait;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use containerd_client::services::v1::{ListContainersRequest, ListRequest};
-use futures_util::TryStreamExt;
 
 pub(super) use self::content::{WriteError, Written, digest_text, label_blob, read_blob, write_blob};
 pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_exists, or_missing};
@@ -42,6 +40,8 @@ pub struct Containerd {
     lacks: Vec<String>,
     programs: Option<Programs>,
     oci_runtime: OciRuntime,
+    /// Leases that an earlier version made, as far as they were seen.
+    old_leases: Mutex<BTreeSet<ContainerId>>,
 }
 
 impl Containerd {
@@ -64,6 +64,7 @@ impl Containerd {
             lacks: Vec::new(),
             programs: None,
             oci_runtime: OciRuntime::default(),
+            old_leases: Mutex::default(),
         }
     }
 
@@ -138,6 +139,14 @@ impl Runtime for Containerd {
         self.remove_container(id).await
     }
 
+    async fn is_over(&self, id: ContainerId) -> bool {
+        if !self.are_streams_whole(id).await {
+            return false;
+        }
+        let looked = blocking("look into the attempt's cgroup", move || cgroup::is_empty(id.attempt)).await;
+        looked.unwrap_or(false)
+    }
+
     async fn release_attempt(&self, id: AttemptId) -> Result<(), RuntimeError> {
         blocking("remove the attempt's cgroup", move || cgroup::release(id)).await
     }
@@ -171,30 +180,6 @@ impl Runtime for Containerd {
 
     async fn lacks(&self) -> Vec<String> {
         cgroup::lacks().into_iter().chain(self.lacks.iter().cloned()).collect()
-    }
-}
-
-impl Containerd {
-    /// Containers and leases: a lease without a container is what is left when the agent was killed while it
-    /// made one, and it must be found to be removed.
-    async fn list_containers(&self) -> Result<Vec<ContainerId>, tonic::Status> {
-        let client = self.link.client();
-        // One message per container: a single answer with all specs would outgrow gRPC's limit.
-        let request = call(ListContainersRequest { filters: Vec::new() }, SLOW);
-        let containers = client.containers().list_stream(request).await?.into_inner();
-        let mut ids: Vec<ContainerId> = containers
-            .try_filter_map(async |message| {
-                Ok(message.container.and_then(|container| container.id.parse::<ContainerId>().ok()))
-            })
-            .try_collect()
-            .await?;
-        let leases = client.leases().list(call(ListRequest { filters: Vec::new() }, QUICK)).await?;
-        ids.extend(
-            leases.into_inner().leases.iter().filter_map(|lease| lease.id.parse::<ContainerId>().ok()),
-        );
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids)
     }
 }
 

@@ -1,14 +1,21 @@
-//! The way back: task, snapshot, record, lease, each of which may be gone already.
+//! The way back: task, snapshot, record, each of which may be gone already. And what is there to be removed.
 
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use containerd_client::services::v1::snapshots::{ListSnapshotsRequest, RemoveSnapshotRequest};
+use containerd_client::services::v1::{
+    DeleteContainerRequest, DeleteRequest, DeleteTaskRequest, ListContainerMessage, ListContainersRequest,
+    ListRequest, WaitRequest,
+};
+use futures_util::TryStreamExt;
+use tonic::Status;
+
 use super::Containerd;
+use super::container::ATTEMPT_LABEL;
 use super::link::{QUICK, SLOW, SNAPSHOTTER, call, failure, is_outage, or_missing};
 use crate::runtime::{ContainerId, ContainerState, RuntimeError, Signal};
-use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
-use containerd_client::services::v1::{
-    DeleteContainerRequest, DeleteRequest, DeleteTaskRequest, WaitRequest,
-};
 
 /// How long a killed process may take to end: it may be inside a write to slow storage.
 const END: Duration = Duration::from_secs(60);
@@ -21,9 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 impl Containerd {
     pub(super) async fn remove_container(&self, id: ContainerId) -> Result<(), RuntimeError> {
-        self.end_task(id).await?;
         // Side by side: taking a link away makes the kernel wait for its other processors.
-        tokio::try_join!(self.delete_task(id), self.leave_network(id))?;
+        tokio::try_join!(self.end_and_delete(id), self.leave_network(id))?;
         // Its streams are whole when it has ended, whatever became of the shim.
         self.await_keeper(id).await;
         let client = self.link.client();
@@ -35,9 +41,57 @@ impl Containerd {
             client.containers().delete(call(DeleteContainerRequest { id: name.clone() }, QUICK)).await,
         )
         .map_err(|status| failure("remove the container", &status))?;
-        or_missing(client.leases().delete(call(DeleteRequest { id: name, sync: false }, QUICK)).await)
-            .map_err(|status| failure("remove the lease", &status))?;
+        if self.has_old_lease(id) {
+            or_missing(client.leases().delete(call(DeleteRequest { id: name, sync: false }, QUICK)).await)
+                .map_err(|status| failure("remove the lease", &status))?;
+        }
         Ok(())
+    }
+
+    /// Mostly the task has ended; where that is not so, containerd refuses, and it is killed first.
+    async fn end_and_delete(&self, id: ContainerId) -> Result<(), RuntimeError> {
+        let request = DeleteTaskRequest { container_id: id.to_string() };
+        match or_missing(self.link.client().tasks().delete(call(request, SLOW)).await) {
+            Ok(_) => Ok(()),
+            Err(status) if is_outage(&status) => Err(failure("delete the task", &status)),
+            Err(_) => {
+                self.end_task(id).await?;
+                self.delete_task(id).await
+            }
+        }
+    }
+
+    /// An agent of an earlier version made a lease for each container.
+    fn has_old_lease(&self, id: ContainerId) -> bool {
+        self.old_leases.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// Containers and root file systems: one without a container is what is left when the agent was killed
+    /// while it made one, and it must be found to be removed.
+    pub(super) async fn list_containers(&self) -> Result<Vec<ContainerId>, Status> {
+        let client = self.link.client();
+        // One message per container: a single answer with all specs would outgrow gRPC's limit.
+        let request = call(ListContainersRequest { filters: Vec::new() }, SLOW);
+        let containers = client.containers().list_stream(request).await?.into_inner();
+        let named = async |message: ListContainerMessage| {
+            Ok(message.container.and_then(|container| container.id.parse::<ContainerId>().ok()))
+        };
+        let mut ids: Vec<ContainerId> = containers.try_filter_map(named).try_collect().await?;
+        let filters = vec![format!("labels.\"{ATTEMPT_LABEL}\"")];
+        let request = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters };
+        let mut snapshots = client.snapshots().list(call(request, SLOW)).await?.into_inner();
+        while let Some(some) = snapshots.message().await? {
+            ids.extend(some.info.iter().filter_map(|info| info.name.parse::<ContainerId>().ok()));
+        }
+        let leases = client.leases().list(call(ListRequest { filters: Vec::new() }, QUICK)).await?;
+        let leases = leases.into_inner().leases;
+        let leases =
+            leases.iter().filter_map(|lease| lease.id.parse().ok()).collect::<BTreeSet<ContainerId>>();
+        ids.extend(&leases);
+        *self.old_leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     /// Kills what runs and waits until it has ended.
