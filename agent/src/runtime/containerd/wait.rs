@@ -24,6 +24,8 @@ const REFUSALS_MAX: u32 = 10;
 
 /// The states of `containerd.v1.types.Status`.
 pub(super) mod status {
+    /// containerd's word for a shim that did not answer it in time.
+    pub(super) const UNKNOWN: i32 = 0;
     pub(in super::super) const CREATED: i32 = 1;
     pub(super) const RUNNING: i32 = 2;
     pub(super) const STOPPED: i32 = 3;
@@ -46,6 +48,9 @@ impl Containerd {
             status::STOPPED => {
                 Ok(ContainerState::Exited(exit(id, process.exit_status, when(process.exited_at))))
             }
+            // A shim that answers late, as on a node that is busy or has just seen containerd come back, is no
+            // loss yet.
+            status::UNKNOWN => Err(RuntimeError::Unavailable(format!("the shim of {id} does not answer"))),
             other => Err(RuntimeError::Failed {
                 action: "ask for the task".to_owned(),
                 reason: format!("containerd does not know its state ({other})"),
