@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use teamster_integration::cluster::PATIENCE;
 use teamster_integration::coordinator::Coordinator;
+use teamster_proto::agent::v1::AgentMessage;
 use teamster_proto::agent::v1::agent_service_client::AgentServiceClient;
 use teamster_proto::tes::v1 as wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,8 +56,8 @@ async fn is_served(coordinator: &Coordinator) {
     timeout(Duration::from_secs(30), listed).await.expect("gRPC answers").unwrap();
     let connected = AgentServiceClient::connect(format!("http://{}", coordinator.agents));
     let mut agents = timeout(Duration::from_secs(30), connected).await.expect("agents are served").unwrap();
-    // One who hangs up before a hello is told so, and changes nothing.
-    let session = agents.session(tokio_stream::empty());
+    // One who begins with anything but a hello is told so, and changes nothing.
+    let session = agents.session(tokio_stream::once(AgentMessage::default()));
     let session = timeout(Duration::from_secs(30), session).await.expect("agents are answered").unwrap();
     let said = timeout(Duration::from_secs(30), session.into_inner().message()).await.expect("a word");
     assert!(said.unwrap_err().message().contains("hello"));
