@@ -22,7 +22,7 @@ pub use scheduler::Class;
 pub use task::{Ending, Loss, Placement, RetryRule, Shown, TaskEvent, TaskState};
 
 use reconcile::Step;
-use scheduler::Queue;
+use scheduler::{Queue, Waiting};
 
 /// Order of acceptance: the key of a task everywhere inside.
 pub type Seq = u64;
@@ -175,9 +175,23 @@ impl Cluster {
         key
     }
 
-    /// Puts back a live task after a restart of the coordinator.
-    pub fn restore(&mut self, now: Millis, seq: Seq, request: Request, state: TaskState) {
-        self.insert(now, seq, Task { request, state });
+    /// Puts back the live tasks after a restart of the coordinator, in the order of their numbers. Each of the trees
+    /// is made at once from all that belongs into it: that takes a fraction of the time, and packs it densely.
+    pub fn restore(&mut self, now: Millis, tasks: Vec<(Seq, Task)>) {
+        let mut ready: BTreeMap<Class, Vec<(Seq, Waiting)>> = BTreeMap::new();
+        for (seq, task) in &tasks {
+            match task.state {
+                TaskState::Queued { not_before, avoid, .. } if not_before <= now => {
+                    let waiting = Waiting { since: now, avoid };
+                    ready.entry(task.request.class).or_default().push((*seq, waiting));
+                }
+                _ => self.enter(now, *seq, task),
+            }
+            self.counts.add(&task.state);
+        }
+        self.unsettled |= !ready.is_empty();
+        self.queue.restore(ready);
+        self.tasks.append(&mut tasks.into_iter().collect());
     }
 
     /// A live task.
@@ -352,6 +366,13 @@ impl Cluster {
     }
 
     fn insert(&mut self, now: Millis, seq: Seq, task: Task) {
+        self.enter(now, seq, &task);
+        self.counts.add(&task.state);
+        self.tasks.insert(seq, task);
+    }
+
+    /// Where its state puts a task: into the queue or onto a node.
+    fn enter(&mut self, now: Millis, seq: Seq, task: &Task) {
         match task.state {
             TaskState::Queued { not_before, avoid, .. } => {
                 self.queue.push(now, seq, task.request.class, not_before, avoid);
@@ -365,8 +386,6 @@ impl Cluster {
                 }
             }
         }
-        self.counts.add(&task.state);
-        self.tasks.insert(seq, task);
     }
 
     fn remove(&mut self, seq: Seq, task: &Task) {

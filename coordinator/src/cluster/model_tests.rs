@@ -30,6 +30,8 @@ enum Move {
     Disconnect(usize),
     /// The machine restarts: all that its agent holds is lost.
     Reboot(usize),
+    /// The coordinator begins anew with the tasks that it has on disk.
+    Restart,
     /// An agent says again what it said before, or what it should have said long ago.
     Echo(usize),
     Wait(u64),
@@ -43,6 +45,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => any::<usize>().prop_map(Move::Connect),
         2 => any::<usize>().prop_map(Move::Disconnect),
         1 => any::<usize>().prop_map(Move::Reboot),
+        1 => Just(Move::Restart),
         2 => any::<usize>().prop_map(Move::Echo),
         3 => (0..70_000u64).prop_map(Move::Wait),
     ]
@@ -160,6 +163,7 @@ impl World {
             Move::Connect(pick) => self.connect(pick % NODES),
             Move::Disconnect(pick) => self.disconnect(pick % NODES),
             Move::Reboot(pick) => self.reboot(pick % NODES),
+            Move::Restart => self.restart(),
             Move::Echo(pick) if !self.said.is_empty() => {
                 let (agent, held) = self.said[pick % self.said.len()];
                 if self.agents[agent].connected {
@@ -236,6 +240,19 @@ impl World {
             }
         }
         self.connect(agent);
+    }
+
+    fn restart(&mut self) {
+        for agent in self.agents.iter_mut().filter(|agent| agent.connected) {
+            agent.connected = false;
+            agent.silent_since = self.now;
+        }
+        let old = std::mem::replace(&mut self.cluster, Cluster::new(POLICY));
+        for node in old.nodes() {
+            self.cluster.node_key(self.now, &node.id);
+        }
+        self.cluster.restore(self.now, old.tasks.into_iter().collect());
+        self.cluster.check_invariants().unwrap();
     }
 
     fn wait(&mut self, millis: u64) {

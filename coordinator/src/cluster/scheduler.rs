@@ -52,6 +52,13 @@ impl Queue {
         }
     }
 
+    /// Adds tasks that may be placed now, all at once.
+    pub(super) fn restore(&mut self, ready: BTreeMap<Class, Vec<(Seq, Waiting)>>) {
+        for (class, waiting) in ready {
+            self.ready.entry(class).or_default().append(&mut waiting.into_iter().collect());
+        }
+    }
+
     /// Takes a task out, whichever way it waits.
     pub(super) fn remove(&mut self, seq: Seq, class: Class, not_before: Millis) {
         self.delayed.remove(&(not_before, seq));

@@ -129,7 +129,7 @@ impl Controller {
         let seq = self.next_seq;
         self.next_seq += 1;
         let id = TaskId::from_bytes(uuid::Uuid::now_v7().into_bytes());
-        let asks = self.share(asks_of(&spec, &self.storages));
+        let asks = self.share(&asks_of(&spec, &self.storages));
         let request = rows::request_of(&asks, &self.storages);
         self.cluster.handle(now, cluster::Event::Submitted(seq, request), &mut decided.effects);
         self.remember(seq, LiveTask { id, asks: asks.clone(), since: None });

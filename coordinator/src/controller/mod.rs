@@ -26,7 +26,7 @@ pub use handle::{CancelAnswer, Handle, Stopped, SubmitError};
 pub use once::{Digest, KeyReused, Once};
 
 use crate::board::{Board, Progress};
-use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq};
+use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq, Task};
 use crate::disk::Room;
 use crate::metrics::Metrics;
 use crate::store::{Asks, Reader, StoreError, Writer};
@@ -81,8 +81,10 @@ struct Controller {
     storages: Vec<String>,
     task_retention: Duration,
     metrics: Metrics,
-    live: HashMap<Seq, LiveTask>,
-    seqs: HashMap<TaskId, Seq>,
+    /// Trees and not hash tables, this and the next: a restart makes them at once out of what is in order already, and
+    /// tasks that are spoken of together lie together.
+    live: BTreeMap<Seq, LiveTask>,
+    seqs: BTreeMap<TaskId, Seq>,
     /// One copy of each different wish, shared by the tasks that have it.
     asks: HashSet<Arc<Asks>>,
     sessions: BTreeMap<NodeKey, Session>,
@@ -127,8 +129,8 @@ impl Controller {
             storages: parts.storages,
             task_retention: parts.task_retention,
             metrics: parts.metrics,
-            live: HashMap::new(),
-            seqs: HashMap::new(),
+            live: BTreeMap::new(),
+            seqs: BTreeMap::new(),
             asks: HashSet::new(),
             sessions: BTreeMap::new(),
             hellos: BTreeMap::new(),
@@ -143,14 +145,23 @@ impl Controller {
 
     fn restore(&mut self) -> Result<(), StoreError> {
         let now = self.now();
-        let rows = self.reader.live()?;
-        let count = rows.len();
-        for (seq, id, row) in rows {
-            let state = rows::state_of(&row, |node| self.cluster.node_key(now, node));
-            let asks = self.share(row.asks);
-            self.cluster.restore(now, seq, rows::request_of(&asks, &self.storages), state);
-            self.remember(seq, LiveTask { id, asks, since: row.since });
+        let live = self.reader.live()?;
+        let count = live.tasks().len();
+        // What is said of many tasks alike is made once.
+        let mut kinds = Vec::with_capacity(live.rows().len());
+        for row in live.rows() {
+            let state = rows::state_of(row, |node| self.cluster.node_key(now, node));
+            let asks = self.share(&row.asks);
+            kinds.push((Task { request: rows::request_of(&asks, &self.storages), state }, asks, row.since));
         }
+        let tasks = live.tasks();
+        self.cluster.restore(now, tasks.iter().map(|task| (task.seq, kinds[task.row].0)).collect());
+        self.seqs = tasks.iter().map(|task| (task.id, task.seq)).collect();
+        let known = tasks.iter().map(|task| {
+            let (_, asks, since) = &kinds[task.row];
+            (task.seq, LiveTask { id: task.id, asks: asks.clone(), since: *since })
+        });
+        self.live = known.collect();
         tracing::info!(tasks = count, "restored the tasks that had not ended");
         Ok(())
     }
@@ -190,11 +201,11 @@ impl Controller {
         Millis(self.started.elapsed().as_millis() as u64)
     }
 
-    fn share(&mut self, asks: Asks) -> Arc<Asks> {
-        if let Some(shared) = self.asks.get(&asks) {
+    fn share(&mut self, asks: &Asks) -> Arc<Asks> {
+        if let Some(shared) = self.asks.get(asks) {
             return shared.clone();
         }
-        let shared = Arc::new(asks);
+        let shared = Arc::new(asks.clone());
         self.asks.insert(shared.clone());
         shared
     }

@@ -54,7 +54,7 @@ fn check(reader: &Reader, acknowledged: u64) {
         let is_ended = matches!(task.status, Status::Final(_));
         assert_eq!((is_ended, task.attempts.len()), (seq < last, usize::from(seq < last)), "task {seq}");
     }
-    let live: Vec<_> = reader.live().unwrap().into_iter().map(|(seq, ..)| seq).collect();
+    let live: Vec<_> = reader.live().unwrap().tasks().iter().map(|task| task.seq).collect();
     assert_eq!(live, (last.max(1)..=last).collect::<Vec<_>>());
 }
 

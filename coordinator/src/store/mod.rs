@@ -4,6 +4,7 @@
 //! What is big (specs, logs) is written once; the row that changes while a task lives is small.
 
 mod error;
+mod live;
 mod migrations;
 mod open;
 mod page;
@@ -16,6 +17,7 @@ mod tables;
 mod writer;
 
 pub use error::StoreError;
+pub use live::{Live, LiveTask};
 pub use open::{Opened, open};
 pub use page::{Cursor, ListQuery, Page, StateFilter, TagFilter};
 pub use reader::{Reader, Status, StoredTask, Want};

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 use teamster_values::TaskId;
 
 use super::StoreError;
+use super::live::{self, Live};
 use super::open::Shared;
 use super::page::{self, ListQuery, Page};
-use super::record::{self, FinalRow, Head, LiveRow};
+use super::record::{FinalRow, Head, LiveRow};
 use super::snapshot::Snapshot;
 use super::tables::{FINALS_BY_END, LAST_SEQ, META, SPECS};
 use super::writer::{self, Ended};
@@ -93,18 +94,18 @@ impl Reader {
     }
 
     /// Every task that has not ended, in order of acceptance. Reads no other rows.
-    pub fn live(&self) -> Result<Vec<(u64, TaskId, LiveRow)>, StoreError> {
+    pub fn live(&self) -> Result<Live, StoreError> {
         let snapshot = self.snapshot()?;
         let failed = |error: redb::StorageError| StoreError::from_redb(&self.shared.path, error);
-        let mut rows = Vec::new();
-        for entry in snapshot.tables().live.iter().map_err(failed)? {
+        let table = &snapshot.tables().live;
+        let mut reading = live::Reading::of(table.len().map_err(failed)? as usize);
+        for entry in table.iter().map_err(failed)? {
             let (seq, bytes) = entry.map_err(failed)?;
             let seq = seq.value();
-            let (id, row) = record::decode_live(bytes.value())
-                .map_err(|reason| self.shared.bad_row("live", seq, reason))?;
-            rows.push((seq, id, row));
+            let taken = reading.add(seq, bytes.value());
+            taken.map_err(|reason| self.shared.bad_row("live", seq, reason))?;
         }
-        Ok(rows)
+        Ok(reading.end())
     }
 
     /// The number that the next accepted task gets; one that was given is never given again.

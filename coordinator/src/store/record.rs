@@ -167,13 +167,23 @@ pub(super) fn encode_live(id: &TaskId, row: &LiveRow) -> Vec<u8> {
 
 /// The id and row that [`encode_live`] made.
 pub(super) fn decode_live(bytes: &[u8]) -> Result<(TaskId, LiveRow), String> {
+    let (id, json) = split_live(bytes)?;
+    Ok((id, decode_live_row(json)?))
+}
+
+/// The id, and the row as it is written: tasks of which there is the same to say have the same bytes here.
+pub(super) fn split_live(bytes: &[u8]) -> Result<(TaskId, &[u8]), String> {
     let (version, rest) = bytes.split_first().ok_or("it is empty")?;
     if *version != VERSION {
         return Err(format!("its form has version {version}, this program knows version {VERSION}"));
     }
     let (id, json) = rest.split_first_chunk::<16>().ok_or("it is cut short")?;
-    let row = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    Ok((TaskId::from_bytes(*id), row))
+    Ok((TaskId::from_bytes(*id), json))
+}
+
+/// The row that [`split_live`] left as it was.
+pub(super) fn decode_live_row(json: &[u8]) -> Result<LiveRow, String> {
+    serde_json::from_slice(json).map_err(|error| error.to_string())
 }
 
 fn encode_after(prefix: &[u8], row: &impl Serialize) -> Vec<u8> {

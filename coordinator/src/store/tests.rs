@@ -85,7 +85,7 @@ fn a_task_survives_each_step_and_a_reopening() {
     assert_eq!(opened.secret.as_bytes(), secret.as_bytes(), "what was signed before is still good");
     let reader = opened.reader;
     assert_eq!(reader.next_seq().unwrap(), 3);
-    assert_eq!(reader.live().unwrap(), vec![(2, task_id(2), running(1))]);
+    assert_eq!(reader.live().unwrap().iter().collect::<Vec<_>>(), [(2, task_id(2), &running(1))]);
     let task = reader.task(&task_id(1), Want::Everything).unwrap().unwrap();
     let notes = vec!["waited".to_owned()];
     assert_eq!(task.status, Status::Final(FinalRow { state: FinalState::ExecutorError, notes }));
@@ -209,7 +209,8 @@ fn reads_schema_version_1() {
     assert_eq!(task.attempts[0].1.system_logs, ["lost"]);
     assert_eq!(task.attempts[1].1.outputs[0].size_bytes, 5_000_000_000);
     assert_eq!(task.spec.unwrap().resources.unwrap().ram_gb, Some(0.5));
-    let [(2, _, row)] = &reader.live().unwrap()[..] else { panic!("one live task") };
+    let live = reader.live().unwrap();
+    let [(2, _, row)] = live.iter().collect::<Vec<_>>()[..] else { panic!("one live task") };
     assert_eq!((row.state, row.asks.cpu_milli, row.avoid.as_deref()), (LiveState::Running, 2000, Some("n0")));
     let canceled =
         ListQuery { state: Some(StateFilter::Final(FinalState::Canceled)), ..ListQuery::newest(9) };
