@@ -188,7 +188,8 @@ fn the_wire_is_known_only_at_the_edge() {
             "agent/src/session",
             "cli/src/watch.rs",
             "proto/",
-            // The benchmarks of the coordinator alone stand in for the agents, and watch by the wire.
+            // The benchmarks of the coordinator alone stand in for the agents; all watch by the wire.
+            "integration/src/bin/bench-containers.rs",
             "integration/src/bin/bench-scale.rs",
             "integration/src/stub_agent.rs",
             "integration/src/bin/bench-orchestration.rs",
