@@ -2,6 +2,7 @@
 //! about the pull, and nothing that is said here is ever needed.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
@@ -22,6 +23,7 @@ const NOTE_CHARACTERS_MAX: usize = 500;
 impl Run {
     /// Does `work`, which gets the image `reference`, and tells meanwhile how far its pull is.
     pub(super) async fn telling_of<T>(&self, reference: &str, work: impl Future<Output = T>) -> T {
+        let has_told = AtomicBool::new(false);
         let tell = async {
             let mut tick = interval_at(Instant::now() + FIRST_NOTE, NOTE_INTERVAL);
             loop {
@@ -30,15 +32,21 @@ impl Run {
                 let is_prepared_now = matches!(self.attempt.stage(), Stage::Preparing);
                 if let Some(line) = self.node.runtime.pulling(reference).filter(|_| is_prepared_now) {
                     let line = line.chars().take(NOTE_CHARACTERS_MAX).collect();
+                    has_told.store(true, Ordering::Relaxed);
                     self.report(Report::Note(self.id(), line)).await;
                 }
             }
         };
         // What is left of telling may be dropped anywhere.
-        tokio::select! {
+        let done = tokio::select! {
             biased;
             done = work => done,
             never = tell => never,
+        };
+        if has_told.load(Ordering::Relaxed) {
+            // Its inputs may still be on their way: nobody shall read then that the image is.
+            self.report(Report::Progress(self.id(), self.attempt.stage())).await;
         }
+        done
     }
 }
