@@ -123,7 +123,19 @@ impl Stand {
     }
 
     pub(crate) async fn remove(&self, spec: &ContainerSpec) {
-        self.runtime.remove(spec.id).await.unwrap();
+        let removed = async {
+            loop {
+                match self.runtime.remove(spec.id).await {
+                    // A connection to a containerd that was killed since is noticed by its first use. The agent
+                    // asks again too.
+                    Err(RuntimeError::Unavailable(_)) => {
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    }
+                    other => return other,
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, removed).await.expect("containerd stays away").unwrap();
         self.runtime.release_attempt(spec.id.attempt).await.unwrap();
     }
 
