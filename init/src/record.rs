@@ -66,6 +66,8 @@ impl fmt::Display for Status {
 /// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
+    /// Init has come to the keeper. Before that there is no command.
+    pub met: bool,
     /// How the command ended, as init said it.
     pub status: Option<Status>,
     /// When init said it, in nanoseconds since 1970.
@@ -82,6 +84,9 @@ impl Record {
     fn text(&self) -> String {
         let mut text = String::new();
         let [out, err] = self.lost_bytes;
+        if self.met {
+            text += "met\n";
+        }
         if let Some(status) = &self.status {
             text += &format!("status {status}\nat {}\n", self.at_unix_nanos);
         }
@@ -101,6 +106,7 @@ impl Record {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "status" => record.status = Status::parse(value),
+                "met" => record.met = true,
                 "at" => record.at_unix_nanos = value.parse().unwrap_or_default(),
                 "lease-ended" => record.lease_ended = true,
                 "complete" => record.complete = true,
@@ -164,11 +170,12 @@ mod tests {
         for status in [long, Status::Exited(255), Status::Signaled(9)] {
             let mut record = Record { status: Some(status), at_unix_nanos: u64::MAX, ..Record::default() };
             record.lost_bytes = [u64::MAX, 7];
-            (record.lease_ended, record.complete) = (true, true);
+            (record.met, record.lease_ended, record.complete) = (true, true, true);
             record.write(&Record::lock(&path).unwrap()).unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE as u64);
             let read = Record::read(&path).unwrap().unwrap();
             assert_eq!((read.lost_bytes, read.lease_ended, read.complete), ([u64::MAX, 7], true, true));
+            assert!(read.met);
             assert_eq!(read.status.unwrap().code(), record.status.unwrap().code());
         }
         Record::create(&path).unwrap();

@@ -335,6 +335,9 @@ pub enum RuntimeError {
     /// What kept its streams was killed; how it ended, and what it wrote, cannot be known.
     #[error("the keeper of container {0} was killed, and what the command wrote and how it ended are lost")]
     KeeperLost(ContainerId),
+    /// The container has ended and nothing of the task ever ran in it.
+    #[error("container {0} ended before its command was started")]
+    NeverBegan(ContainerId),
     /// Anything else that this node could not do.
     #[error("{action}: {reason}")]
     Failed {

@@ -99,6 +99,7 @@ impl From<RuntimeError> for Halt {
             RuntimeError::Unavailable(_)
             | RuntimeError::NotFound(_)
             | RuntimeError::KeeperLost(_)
+            | RuntimeError::NeverBegan(_)
             | RuntimeError::PullFailed { .. }
             | RuntimeError::Failed { .. } => Self::lost(text),
         }

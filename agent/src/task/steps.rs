@@ -94,6 +94,10 @@ impl Run {
             Ok(exit) => self.executor_ended(executor, exit).await,
             Err(RuntimeError::CommandUnusable(reason)) => self.unusable(executor, &reason).await,
             Err(RuntimeError::NotFound(_)) => Err(exit_unknown(executor)),
+            Err(error @ RuntimeError::NeverBegan(_)) => {
+                self.never_ran = executor == 0;
+                Err(error.into())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -228,6 +228,9 @@ impl Keeper {
         self.process = rustix::net::sockopt::socket_peercred(&talk)
             .and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()))
             .ok();
+        // On record before init may go on: a container of which it is not there has run nothing.
+        self.record.met = true;
+        self.write_record();
         // Whoever takes this is alive still, so the handle is of no other process.
         let is_met = talk.write_all(&[GO]).and_then(|()| talk.set_nonblocking(true));
         if is_met.is_ok() { Init::Here(talk) } else { Init::Gone }

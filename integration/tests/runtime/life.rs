@@ -255,6 +255,28 @@ async fn a_process_that_lost_shim_and_containerd_is_still_ended() {
 }
 
 #[tokio::test]
+async fn an_end_before_the_command_is_no_exit_code() {
+    let Some(stand) = Stand::new().await else { return };
+    let spec = stand.shell("echo never").await;
+    stand.runtime.prepare_attempt(spec.id.attempt, &spec.limits).await.unwrap();
+    stand.runtime.create(&spec).await.unwrap();
+    // The runtime's own process, which waits to become the first of the container.
+    let waiting: Vec<i32> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| is_in(&entry.path(), &spec))
+        .map(|entry| entry.file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(waiting.len(), 1);
+    kill(Pid::from_raw(waiting[0]), UnixSignal::SIGTERM).unwrap();
+    let ended = stand.wait(&spec).await;
+    assert!(matches!(ended, Err(RuntimeError::NeverBegan(_))), "{ended:?}");
+    assert_eq!(fs::read_to_string(&spec.stdout).unwrap(), "");
+    stand.remove(&spec).await;
+    stand.assert_nothing_left(&spec).await;
+}
+
+#[tokio::test]
 async fn it_connects_when_containerd_comes_up() {
     let Some(mut stand) = Stand::new().await else { return };
     stand.containerd.kill9();

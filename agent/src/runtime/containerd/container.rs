@@ -258,7 +258,7 @@ impl Containerd {
     /// answer, and have cleaned up after a task that ended meanwhile; only the keeper's record tells.
     async fn see_whether_it_started(&self, id: ContainerId) -> Result<(), RuntimeError> {
         match self.told(id).await? {
-            Told::Nothing => Err(RuntimeError::NotFound(id)),
+            Told::NeverBegan | Told::Nothing => Err(RuntimeError::NotFound(id)),
             Told::Ended { .. } | Told::LeaseEnded | Told::KeeperLost => Ok(()),
         }
     }

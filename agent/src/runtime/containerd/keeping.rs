@@ -24,6 +24,9 @@ const KEEPER_DEADLINE: Duration = Duration::from_secs(60);
 /// removed, which ends it.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// What a process shows that was killed.
+const EXIT_KILLED: u32 = 137;
+
 /// Between two looks at whether it has.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -38,7 +41,9 @@ pub(super) enum Told {
     LeaseEnded,
     /// The keeper was killed, so nothing of what came after is known.
     KeeperLost,
-    /// Nothing: init was killed, or never ran.
+    /// Init never came to the keeper, so nothing of the task has run.
+    NeverBegan,
+    /// Nothing: init was killed, or there is no record.
     Nothing,
 }
 
@@ -88,7 +93,12 @@ pub(super) fn corrected(id: ContainerId, told: Told, exit: Exit) -> Result<Exit,
         Told::LeaseEnded => Err(RuntimeError::LeaseEnded(id)),
         // What the kernel killed for memory is known without anybody's word.
         Told::KeeperLost if !exit.out_of_memory => Err(RuntimeError::KeeperLost(id)),
-        Told::KeeperLost | Told::Nothing => Ok(exit),
+        // The runtime's own first process has ended, and its code is not the task's: it does so when containerd is
+        // killed while it starts one. What was killed for memory, or by somebody, is what it is.
+        Told::NeverBegan if !exit.out_of_memory && exit.code != EXIT_KILLED => {
+            Err(RuntimeError::NeverBegan(id))
+        }
+        Told::KeeperLost | Told::NeverBegan | Told::Nothing => Ok(exit),
     }
 }
 
@@ -145,6 +155,7 @@ fn told(path: &Path) -> io::Result<Told> {
         }
         None if record.lease_ended => Told::LeaseEnded,
         None if !is_kept && !record.complete => Told::KeeperLost,
+        None if !record.met => Told::NeverBegan,
         None => Told::Nothing,
     })
 }

@@ -89,6 +89,7 @@ impl Containerd {
                 keeping::corrected(id, Told::Ended { status, at }, exit)
             }
             Told::LeaseEnded => Err(RuntimeError::LeaseEnded(id)),
+            Told::NeverBegan => Err(RuntimeError::NeverBegan(id)),
             Told::KeeperLost | Told::Nothing => Err(RuntimeError::NotFound(id)),
         }
     }
