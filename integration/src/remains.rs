@@ -18,6 +18,7 @@ pub struct Remains {
     tasks: BTreeSet<String>,
     snapshots: BTreeSet<String>,
     leases: BTreeSet<String>,
+    content: BTreeSet<String>,
     mounts: BTreeSet<String>,
     cgroups: BTreeSet<String>,
     processes: BTreeSet<String>,
@@ -35,10 +36,11 @@ impl Remains {
             tasks: ctr(&["tasks", "ls", "-q"]),
             snapshots: ctr(&["snapshots", "ls"]),
             leases: ctr(&["leases", "ls", "-q"]),
+            content: ctr(&["content", "ls", "-q"]),
             mounts: mounts_below(&base),
             cgroups: cgroups(tasks),
             processes: shims_and_sleepers(&base),
-            directories: below(&cluster.agent_dir().join("tasks")),
+            directories: directories(stand, cluster, tasks),
         }
     }
 }
@@ -56,6 +58,17 @@ fn mounts_below(base: &str) -> BTreeSet<String> {
     points.filter(|point| point.starts_with(base)).collect()
 }
 
+/// What the agent keeps of attempts, containerd of their shims, and runc, whose directory is everybody's, of
+/// their containers.
+fn directories(stand: &Stand, cluster: &Cluster, tasks: &[String]) -> BTreeSet<String> {
+    let bundles =
+        ["root", "state"].map(|at| stand.dir().join(at).join("io.containerd.runtime.v2.task/teamster"));
+    let own = bundles.into_iter().chain([cluster.agent_dir().join("tasks")]);
+    let own = own.flat_map(|directory| below(&directory));
+    let shared = below(Path::new("/run/containerd/runc/teamster")).into_iter();
+    own.chain(shared.filter(|path| tasks.iter().any(|task| path.contains(task.as_str())))).collect()
+}
+
 fn cgroups(tasks: &[String]) -> BTreeSet<String> {
     let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
     let hierarchies = hierarchies.chain(["/sys/fs/cgroup".into()]);
@@ -69,14 +82,15 @@ fn below(directory: &Path) -> BTreeSet<String> {
     paths.map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
-/// Shims and keepers of this containerd, and the sleepers that test tasks leave behind.
+/// What runs for containers of this containerd, and the sleepers that test tasks leave behind.
 fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
     let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
     processes
         .filter_map(|process| {
             let words = process.cmdline().ok()?;
             let program = words.first()?;
-            let is_shim = program.contains("containerd-shim") || program.contains("teamster-keeper");
+            let names = ["containerd-shim", "teamster-keeper", "teamster-init", "runc"];
+            let is_shim = names.iter().any(|name| program.contains(name));
             let is_shim = is_shim && words.iter().any(|word| word.contains(base));
             let is_sleeper = words.iter().any(|word| word == SLEEPER) && words[0].contains("sleep");
             (is_shim || is_sleeper).then(|| format!("{} {}", process.pid, words.join(" ")))

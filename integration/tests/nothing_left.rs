@@ -1,70 +1,184 @@
-//! After 200 mixed tasks the node is as it was before them.
+//! After 500 mixed tasks, and after agent, containerd and shims were killed among them, the node is as it was
+//! before.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, PATIENCE, eventually, shell_task};
 use teamster_integration::remains::{Remains, SLEEPER};
 use teamster_integration::stand::Stand;
 
-/// The five kinds of task, by number.
-fn task(number: usize, marks: &Marks) -> Value {
-    let name = format!("t{number}");
-    let mark = marks.shell(&name);
-    match number % 5 {
-        0 => shell_task(&name, &[mark]),
-        1 => shell_task(&name, &[format!("{mark}; exit 9")]),
-        // Leaves children behind that ignore SIGTERM, in a session of their own.
-        2 => {
-            let sleep = format!("sleep {SLEEPER}");
-            shell_task(&name, &[format!("{mark}; trap '' TERM; setsid {sleep} & setsid {sleep} & {sleep}")])
+/// How many tasks there are, and how many of them run at a time.
+const TASKS: usize = 500;
+const CPUS: u32 = 24;
+
+/// What a task is to do, and how it must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Succeeds,
+    Fails,
+    /// Is canceled, and leaves children behind that ignore SIGTERM, in a session of their own.
+    Canceled,
+    OutOfMemory,
+    /// Has inputs and outputs and two executors.
+    WithFiles,
+    /// Its image is nowhere.
+    NoImage,
+    OutOfTime,
+    /// Is canceled before or while it is prepared.
+    CanceledAtOnce,
+    /// Lives while other things are killed, and ends well all the same.
+    Waits,
+    /// Its shim is killed.
+    LosesShim,
+}
+
+const KINDS: [Kind; 10] = [
+    Kind::Succeeds,
+    Kind::Fails,
+    Kind::Canceled,
+    Kind::OutOfMemory,
+    Kind::WithFiles,
+    Kind::NoImage,
+    Kind::Waits,
+    Kind::OutOfTime,
+    Kind::CanceledAtOnce,
+    Kind::WithFiles,
+];
+
+/// One of so many loses its shim, in the place of one that waits.
+const LOSSES: usize = 40;
+
+impl Kind {
+    fn of(number: usize) -> Self {
+        match KINDS[number % KINDS.len()] {
+            Self::Waits if number % LOSSES == 6 => Self::LosesShim,
+            kind => kind,
         }
-        3 => shell_task(&name, &[format!("{mark}; x=x; while true; do x=$x$x$x$x; done")]),
-        _ => with_files(shell_task(&name, &[format!("{mark}; cat /in/a > /out/b; echo to-stdout")])),
+    }
+
+    fn state(self) -> &'static str {
+        match self {
+            Self::Succeeds | Self::WithFiles | Self::Waits => "COMPLETE",
+            Self::Fails | Self::OutOfMemory | Self::OutOfTime => "EXECUTOR_ERROR",
+            Self::Canceled | Self::CanceledAtOnce => "CANCELED",
+            Self::NoImage | Self::LosesShim => "SYSTEM_ERROR",
+        }
+    }
+
+    /// How often its last executor may have run.
+    fn may_run(self, times: usize) -> bool {
+        match self {
+            Self::NoImage => times == 0,
+            Self::CanceledAtOnce => times <= 1,
+            _ => times == 1,
+        }
     }
 }
 
-fn with_files(mut task: Value) -> Value {
-    let name = task["name"].as_str().unwrap().to_owned();
+fn task(number: usize, marks: &Marks, cluster: &Cluster) -> Value {
+    let name = format!("t{number}");
+    let mark = marks.shell(&name);
+    let sleep = format!("sleep {SLEEPER}");
+    let simple = |script: String| shell_task(&name, &[format!("{mark}; {script}")]);
+    match Kind::of(number) {
+        Kind::Succeeds => simple("true".to_owned()),
+        Kind::Fails => simple("exit 9".to_owned()),
+        Kind::Canceled => simple(format!("trap '' TERM; setsid {sleep} & setsid {sleep} & {sleep}")),
+        Kind::OutOfMemory => simple("x=x; while true; do x=$x$x$x$x; done".to_owned()),
+        Kind::WithFiles => with_files(&name, &mark, cluster),
+        Kind::NoImage => {
+            let mut task = simple("true".to_owned());
+            task["executors"][0]["image"] = json!(format!("nowhere{}:1", number % 3));
+            task
+        }
+        Kind::OutOfTime => {
+            let mut task = simple(format!("setsid {sleep} & {sleep}"));
+            task["resources"]["backend_parameters"] = json!({"timeout": "2s"});
+            task
+        }
+        Kind::CanceledAtOnce | Kind::LosesShim => simple(sleep),
+        Kind::Waits => simple(format!("setsid {sleep} & {}", marks.shell_gate("gate"))),
+    }
+}
+
+fn with_files(name: &str, mark: &str, cluster: &Cluster) -> Value {
+    let copy = "cat /in/a > /out/b; echo to-stdout".to_owned();
+    let mut task = shell_task(name, &[copy, format!("{mark}; cat /out/b >> /scratch/c")]);
+    let url = format!("{}/out/{name}/b", cluster.shared().display());
     task["inputs"] = json!([{"path": "/in/a", "content": "hello\n"}]);
-    task["outputs"] = json!([{"path": "/out/b", "url": format!("@SHARED@/out/{name}/b")}]);
+    task["outputs"] = json!([{"path": "/out/b", "url": url}]);
     task["volumes"] = json!(["/out", "/scratch"]);
     task["executors"][0]["stdout"] = json!("/out/stdout");
     task
 }
 
-fn expected(number: usize) -> &'static str {
-    ["COMPLETE", "EXECUTOR_ERROR", "CANCELED", "EXECUTOR_ERROR", "COMPLETE"][number % 5]
+fn numbers(kind: Kind) -> impl Iterator<Item = usize> {
+    (0..TASKS).filter(move |number| Kind::of(*number) == kind)
 }
 
-async fn submit(cluster: &Cluster, number: usize, marks: &Marks) -> String {
-    let shared = cluster.shared().display().to_string();
-    let text = task(number, marks).to_string().replace("@SHARED@", &shared);
-    cluster.client.submit(&serde_json::from_str(&text).unwrap()).await
+async fn until_running(marks: &Marks, number: usize) {
+    let name = format!("t{number}");
+    eventually("the task to run", async || (marks.count(&name) == 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_mixed_tasks() {
-    let stand = Stand::start().await;
-    let cluster = stand.cluster(&Options { cpus: 8, ..Options::default() }).await;
+async fn five_hundred_mixed_tasks() {
+    let mut stand = Stand::start().await;
+    let options = Options {
+        cpus: CPUS,
+        coordinator_toml: "max_timeout = '1h'\n".to_owned(),
+        agent_toml: "[images]\npull = 'never'\n".to_owned(),
+    };
+    let mut cluster = stand.cluster(&options).await;
     let marks = Marks::new(&cluster.shared());
     let before = Remains::look(&stand, &cluster, &[]);
     let mut ids = Vec::new();
-    for number in 0..200 {
-        ids.push(submit(&cluster, number, &marks).await);
+    // Things die while tasks are in every stage, and not only while they run.
+    for number in 0..TASKS {
+        match number {
+            150 => cluster.kill_agent(),
+            170 => cluster.start_agent(&[]),
+            250 => stand.containerd.restart(),
+            350 => {
+                cluster.kill_agent();
+                stand.containerd.kill9();
+            }
+            370 => {
+                stand.containerd.restart();
+                cluster.start_agent(&[]);
+            }
+            _ => {}
+        }
+        let id = cluster.client.submit(&task(number, &marks, &cluster)).await;
+        if Kind::of(number) == Kind::CanceledAtOnce && number % 3 != 0 {
+            cluster.client.cancel(&id).await;
+        }
+        ids.push(id);
     }
-    for (number, id) in ids.iter().enumerate().filter(|(number, _)| number % 5 == 2) {
-        let name = format!("t{number}");
-        eventually("the task to run", async || (marks.count(&name) == 1).then_some(())).await;
-        cluster.client.cancel(id).await;
+    marks.open_gate("gate");
+    for number in numbers(Kind::CanceledAtOnce) {
+        cluster.client.cancel(&ids[number]).await;
+    }
+    for number in numbers(Kind::Canceled) {
+        until_running(&marks, number).await;
+        cluster.client.cancel(&ids[number]).await;
+        if number == TASKS / 2 + 2 {
+            cluster.kill_agent();
+            cluster.start_agent(&[]);
+        }
+    }
+    for number in numbers(Kind::LosesShim) {
+        until_running(&marks, number).await;
+        kill_shim(&ids[number]);
     }
     for (number, id) in ids.iter().enumerate() {
         let task = cluster.client.wait(id).await;
-        assert_eq!(task["state"], expected(number), "{task:#}");
-        assert_eq!(marks.count(&format!("t{number}")), 1, "task {number} ran once");
-        check_details(number, &task, &cluster);
+        check(number, &task, &cluster, &marks);
     }
     // The last result is told before the last directory is gone.
     let mut after = Remains::look(&stand, &cluster, &ids);
@@ -76,15 +190,33 @@ async fn two_hundred_mixed_tasks() {
     assert_eq!(after, before, "what is left over");
 }
 
-fn check_details(number: usize, task: &Value, cluster: &Cluster) {
-    let log = &task["logs"][0];
-    match number % 5 {
-        1 => assert_eq!(log["logs"][0]["exit_code"], 9, "{task:#}"),
-        3 => {
+/// SIGKILL to the shim of the only container of this task.
+fn kill_shim(id: &str) {
+    let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
+    let shims = processes.filter(|process| {
+        let words = process.cmdline().unwrap_or_default();
+        words.first().is_some_and(|word| word.contains("containerd-shim"))
+            && words.iter().any(|word| word.contains(id))
+    });
+    let shims: Vec<_> = shims.map(|process| Pid::from_raw(process.pid)).collect();
+    assert_eq!(shims.len(), 1, "{id}");
+    kill(shims[0], Signal::SIGKILL).unwrap();
+}
+
+fn check(number: usize, task: &Value, cluster: &Cluster, marks: &Marks) {
+    let (kind, log) = (Kind::of(number), &task["logs"][0]);
+    assert_eq!(task["state"], kind.state(), "{kind:?}: {task:#}");
+    let times = marks.count(&format!("t{number}"));
+    assert!(kind.may_run(times), "{kind:?} ran {times} times: {task:#}");
+    match kind {
+        Kind::Fails => assert_eq!(log["logs"][0]["exit_code"], 9, "{task:#}"),
+        Kind::OutOfMemory => {
             assert_eq!(log["logs"][0]["exit_code"], 137, "{task:#}");
             assert!(log["system_logs"].to_string().contains("out of memory"), "{task:#}");
         }
-        4 => {
+        Kind::OutOfTime => assert_eq!(log["metadata"]["reason"], "TIME_LIMIT", "{task:#}"),
+        Kind::NoImage => assert_eq!(log["metadata"]["reason"], "IMAGE_NOT_FOUND", "{task:#}"),
+        Kind::WithFiles => {
             let copied = cluster.shared().join(format!("out/t{number}/b"));
             assert_eq!(std::fs::read_to_string(copied).unwrap(), "hello\n");
             assert_eq!(log["outputs"][0]["size_bytes"], "6", "{task:#}");
