@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
@@ -29,6 +29,10 @@ const EXIT_UNABLE: u8 = 125;
 
 /// How long the keeper may take for an answer.
 const KEEPER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What the command has left running may end by itself within this time. Scripts of engines end while the `tee`s that
+/// write their output have its last lines still to read, and on a busy node these would be lost.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match live() {
@@ -146,19 +150,14 @@ fn c_string(text: OsString) -> io::Result<CString> {
     CString::new(text.into_vec()).map_err(io::Error::other)
 }
 
-/// Passes signals on and reaps until the command has ended and nothing else is left. A keeper that dies ends
-/// it: nobody would keep the logs any more, and nobody the lease.
+/// Passes signals on and reaps until the command has ended and nothing else is left. What it leaves is killed: after a
+/// moment for last words, or at once where somebody has asked for the end. A keeper that dies ends everything: nobody
+/// would keep the logs any more, and nobody the lease.
 fn attend(child: Pid, signals: &SignalFd, keeper: &UnixStream) -> io::Result<Status> {
-    let ended = loop {
-        let mut waiting = [
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(keeper.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut waiting, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other?,
-        };
-        if !waiting[1].revents().is_empty() {
+    let mut was_signalled = false;
+    let mut ended: Option<(Status, Instant)> = None;
+    loop {
+        if is_keeper_gone(signals, keeper, ended.as_ref().map(|(_, deadline)| *deadline))? {
             end_all()?;
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -166,20 +165,42 @@ fn attend(child: Pid, signals: &SignalFd, keeper: &UnixStream) -> io::Result<Sta
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) | Err(_) => {}
-                // Between fork and setpgid there is no such group yet; the command itself is there.
-                Ok(signal) => drop(killpg(child, signal).or_else(|_| kill(child, signal))),
+                Ok(signal) => {
+                    was_signalled = true;
+                    // Between fork and setpgid there is no such group yet; the command itself is there.
+                    let _ = killpg(child, signal).or_else(|_| kill(child, signal));
+                }
             }
         }
-        if let Some(status) = reap(child, WaitPidFlag::WNOHANG)? {
-            break status;
+        let (status, is_alone) = reap(child, WaitPidFlag::WNOHANG)?;
+        if let Some(status) = status {
+            ended = Some((status, Instant::now() + LAST_WORDS));
         }
-    };
-    end_all()?;
-    Ok(ended)
+        if let Some((status, deadline)) = &ended
+            && (is_alone || was_signalled || Instant::now() >= *deadline)
+        {
+            end_all()?;
+            return Ok(status.clone());
+        }
+    }
 }
 
-/// Reaps whatever has ended; the status is that of the command, once it is among it.
-fn reap(child: Pid, flags: WaitPidFlag) -> io::Result<Option<Status>> {
+/// Waits for a signal, until the deadline if there is one; whether the keeper has died.
+fn is_keeper_gone(signals: &SignalFd, keeper: &UnixStream, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut waiting = [
+        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(keeper.as_fd(), PollFlags::IN),
+    ];
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = left.and_then(|left| rustix::event::Timespec::try_from(left).ok());
+    match poll(&mut waiting, left.as_ref()) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        other => other.map(|_| !waiting[1].revents().is_empty()).map_err(io::Error::from),
+    }
+}
+
+/// Reaps whatever has ended: the status of the command, once it is among it, and whether nothing else is left.
+fn reap(child: Pid, flags: WaitPidFlag) -> io::Result<(Option<Status>, bool)> {
     let mut ended = None;
     loop {
         let (pid, status) = match waitpid(None, Some(flags)) {
@@ -187,7 +208,8 @@ fn reap(child: Pid, flags: WaitPidFlag) -> io::Result<Option<Status>> {
             Ok(WaitStatus::Signaled(pid, signal, _)) => {
                 (pid, Status::Signaled((signal as i32).to_le_bytes()[0]))
             }
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(ended),
+            Ok(WaitStatus::StillAlive) => return Ok((ended, false)),
+            Err(Errno::ECHILD) => return Ok((ended, true)),
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };

@@ -51,6 +51,15 @@ async fn streams_are_kept_apart_and_whole() {
 }
 
 #[tokio::test]
+async fn what_a_command_leaves_running_has_its_last_words_and_no_more() {
+    let Some(stand) = Stand::new().await else { return };
+    // As the script of an engine does: it does not wait for what writes its output.
+    let words = "(sleep 0.3; echo last) & (while :; do sleep 1000; done) & exit 7";
+    let ended = stand.run(&stand.shell(words).await).await;
+    assert_eq!((ended.exit.code, ended.stdout.as_str()), (7, "last\n"));
+}
+
+#[tokio::test]
 async fn standard_input_is_fed_and_ends() {
     let Some(stand) = Stand::new().await else { return };
     for size in [0, 5, 3_000_000] {
