@@ -216,8 +216,9 @@ async fn failing_and_retried(world: &World) {
     let mut call = Call::new("retried", "twice", &command, &[Output::File("out")]);
     let mut job = world.cromwell.submit(call.clone()).await.unwrap();
     let outcome = world.cromwell.wait(&mut job).await;
-    assert_eq!(outcome, Outcome::Failed("the command's exit code is 1".to_owned()));
-    assert_eq!(world.cluster.client.state(&job.id).await, "COMPLETE");
+    let task = world.cluster.client.task(&job.id).await;
+    assert_eq!(outcome, Outcome::Failed("the command's exit code is 1".to_owned()), "{task:#}");
+    assert_eq!(task["state"], "COMPLETE");
     assert_eq!(world.stream(&call, "stderr"), "first\n");
     call.attempt = 2;
     assert_eq!(holds(&done(world.run(call).await), "out"), "second\n");

@@ -133,6 +133,7 @@ async fn five_hundred_mixed_tasks() {
         cpus: CPUS,
         coordinator_toml: "max_timeout = '1h'\n".to_owned(),
         agent_toml: "[images]\npull = 'never'\n".to_owned(),
+        ..Options::default()
     };
     let mut cluster = stand.cluster(&options).await;
     let marks = Marks::new(&cluster.shared());
