@@ -7,6 +7,7 @@
 //! - `cat`: copies standard input to standard output, then ends
 //! - `oom`: is killed for memory at once
 //! - `ignore-term`: runs until it is killed and does not listen to a polite signal
+//! - `balk N`: N containers end before the command begins, the next one ends with 0
 //! - `fail-to-start`: the command is unusable
 //! - `fail-node`: this node cannot make the container
 //! - anything else: ends at once with 0
@@ -47,6 +48,8 @@ struct Inner {
     starts: BTreeMap<ContainerId, u32>,
     /// How removed containers ended, as a keeper's record tells it.
     ends: BTreeMap<ContainerId, Exit>,
+    /// How often each ended before its command began.
+    balks: BTreeMap<ContainerId, u64>,
     is_down: bool,
 }
 
@@ -72,6 +75,8 @@ enum Run {
         until: Option<(Instant, u32)>,
     },
     Exited(Exit),
+    /// Ended before the command began.
+    Balked,
 }
 
 impl FakeRuntime {
@@ -169,6 +174,12 @@ impl FakeContainer {
             Run::Created => ContainerState::Created,
             Run::Running { .. } => ContainerState::Running,
             Run::Exited(exit) => ContainerState::Exited(exit),
+            Run::Balked => ContainerState::Exited(Exit {
+                code: 1,
+                at: Timestamp::now(),
+                out_of_memory: false,
+                usage: None,
+            }),
         }
     }
 }
@@ -227,9 +238,16 @@ impl Runtime for FakeRuntime {
     }
 
     async fn start(&self, id: ContainerId) -> Result<(), RuntimeError> {
-        let mut inner = self.up()?;
+        let mut guard = self.up()?;
+        let inner = &mut *guard;
         let container = inner.containers.get_mut(&id).ok_or(RuntimeError::NotFound(id))?;
         if !matches!(container.run, Run::Created) {
+            return Ok(());
+        }
+        let balks = inner.balks.entry(id).or_default();
+        if container.args[0] == "balk" && *balks < container.number(1) {
+            *balks += 1;
+            container.run = Run::Balked;
             return Ok(());
         }
         container.begin().map_err(|error| RuntimeError::Failed {
@@ -264,6 +282,7 @@ impl Runtime for FakeRuntime {
                 container.settle();
                 match container.run {
                     Run::Exited(exit) => return Ok(exit),
+                    Run::Balked => return Err(RuntimeError::NeverBegan(id)),
                     Run::Running { until } => until.map(|(until, _)| until),
                     Run::Created => None,
                 }
@@ -284,7 +303,7 @@ impl Runtime for FakeRuntime {
         if let Some(container) = inner.containers.get_mut(&id) {
             container.settle();
             let is_deaf = container.args.first().is_some_and(|word| word == "ignore-term");
-            let is_over = matches!(container.run, Run::Exited(_));
+            let is_over = matches!(container.run, Run::Exited(_) | Run::Balked);
             match signal {
                 _ if is_over => {}
                 Signal::Kill => container.end(137, false),
@@ -307,7 +326,7 @@ impl Runtime for FakeRuntime {
         let mut of_attempt = inner.containers.iter_mut().filter(|(other, _)| other.attempt == id.attempt);
         of_attempt.all(|(_, container)| {
             container.settle();
-            matches!(container.run, Run::Exited(_))
+            matches!(container.run, Run::Exited(_) | Run::Balked)
         })
     }
 

@@ -21,6 +21,10 @@ use crate::stage::StageError;
 /// How often outputs are tried to be put in place when this node, not the task, is at fault.
 const STAGE_OUT_TRIES: u32 = 5;
 
+/// How often a container is made that ends before its command has begun, as it does when containerd is killed in
+/// the middle of the start. More than that is a fault of this node.
+const MAKES_MAX: u32 = 3;
+
 /// What shells say when a command is not there, or may not be executed.
 const EXIT_NOT_FOUND: u32 = 127;
 const EXIT_NOT_EXECUTABLE: u32 = 126;
@@ -51,27 +55,32 @@ impl Run {
         // What an executor that may fail came to is no reason for the next one's end.
         self.attempt.reason = None;
         let plan = self.plan()?;
-        if self.images.is_empty() {
-            self.images = self.resolve_images().await?;
-        }
         let captured = self.unless_stopped(self.node.staging.capture_stdin(&plan, executor)).await?;
         captured.map_err(Halt::from_inputs)?;
         let dir = self.dir.clone();
         self.on_disk(move || dir.make_logs(executor))
             .await
             .map_err(|error| Halt::lost(format!("this node failed to {error}")))?;
-        let image = self.images.get(executor as usize).cloned();
-        let image = image
-            .ok_or_else(|| Halt::refused(Reason::TaskRefused, format!("there is no executor {executor}")))?;
-        let spec = plan.container(executor, image, self.node.config.log_max.0);
-        let runtime = &self.node.runtime;
-        match self.patiently(|| runtime.create(&spec)).await? {
+        match self.make(executor).await? {
             Err(RuntimeError::CommandUnusable(reason)) => return self.unusable(executor, &reason).await,
             other => other?,
         }
         failpoint::pass("container-created");
         self.attempt.started_at = Some(Timestamp::now());
         self.enter(Phase::Started(executor)).await
+    }
+
+    async fn make(&mut self, executor: u32) -> Result<Result<(), RuntimeError>, Halt> {
+        let plan = self.plan()?;
+        if self.images.is_empty() {
+            self.images = self.resolve_images().await?;
+        }
+        let image = self.images.get(executor as usize).cloned();
+        let image = image
+            .ok_or_else(|| Halt::refused(Reason::TaskRefused, format!("there is no executor {executor}")))?;
+        let spec = plan.container(executor, image, self.node.config.log_max.0);
+        let runtime = &self.node.runtime;
+        self.patiently(|| runtime.create(&spec)).await
     }
 
     /// From [`Phase::Started`]: starts the container unless it was, and waits for its end.
@@ -90,15 +99,28 @@ impl Run {
         if start && !self.start(id).await? {
             return Ok(());
         }
-        match self.unless_stopped(runtime.wait(id)).await? {
-            Ok(exit) => self.executor_ended(executor, exit).await,
-            Err(RuntimeError::CommandUnusable(reason)) => self.unusable(executor, &reason).await,
-            Err(RuntimeError::NotFound(_)) => Err(exit_unknown(executor)),
-            Err(error @ RuntimeError::NeverBegan(_)) => {
-                self.never_ran = executor == 0;
-                Err(error.into())
+        let mut makes = 1;
+        loop {
+            match self.unless_stopped(runtime.wait(id)).await? {
+                Ok(exit) => return self.executor_ended(executor, exit).await,
+                Err(RuntimeError::CommandUnusable(reason)) => return self.unusable(executor, &reason).await,
+                Err(RuntimeError::NotFound(_)) => return Err(exit_unknown(executor)),
+                Err(error @ RuntimeError::NeverBegan(_)) => {
+                    self.never_ran = executor == 0;
+                    if makes == MAKES_MAX {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(attempt = %self.id(), executor, %error, "making it again");
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
+            makes += 1;
+            self.patiently(|| runtime.remove(id)).await??;
+            self.make(executor).await??;
+            self.never_ran = false;
+            if !self.start(id).await? {
+                return Ok(());
+            }
         }
     }
 

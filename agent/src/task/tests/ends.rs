@@ -40,6 +40,27 @@ async fn says_what_could_not_be_started_and_what_the_kernel_killed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_ends_before_its_command_begins_is_made_again() {
+    for executor in [0, 1] {
+        let bench = Bench::new();
+        let mut commands = ["exit 0", "exit 0"];
+        commands[executor] = "balk 2";
+        let result = bench.result_of(assignment(1, &commands)).await;
+        assert_eq!((result.outcome, codes(&result).as_slice()), (Outcome::Complete, [0, 0].as_slice()));
+        assert!(bench.runtime.starts().values().all(|starts| *starts == 1), "{:?}", bench.runtime.starts());
+        bench.assert_dead();
+        // Where none ever begins the node is at fault, and another one may try where nothing has run.
+        let bench = Bench::new();
+        commands[executor] = "balk 1000";
+        let result = bench.result_of(assignment(1, &commands)).await;
+        assert_eq!(result.outcome, Outcome::Lost(LossCause::NodeFault));
+        assert_eq!(result.started, executor == 1);
+        assert!(last_line(&result).contains("before its command"), "{result:?}");
+        bench.assert_dead();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_the_task_is_found_before_anything_runs() {
     type Change = fn(&mut Assignment);
     let cases: [(Change, Outcome, &str); 5] = [
