@@ -89,9 +89,8 @@ impl Run {
         let runtime = self.node.runtime.clone();
         let start = if self.adopted {
             match self.patiently(|| runtime.state(id)).await?? {
-                ContainerState::Missing => return Err(exit_unknown(executor)),
                 ContainerState::Created => true,
-                ContainerState::Running | ContainerState::Exited(_) => false,
+                ContainerState::Missing | ContainerState::Running | ContainerState::Exited(_) => false,
             }
         } else {
             true

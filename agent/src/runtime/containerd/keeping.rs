@@ -24,9 +24,6 @@ const KEEPER_DEADLINE: Duration = Duration::from_secs(60);
 /// removed, which ends it.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What a process shows that was killed.
-const EXIT_KILLED: u32 = 137;
-
 /// Between two looks at whether it has.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -94,10 +91,8 @@ pub(super) fn corrected(id: ContainerId, told: Told, exit: Exit) -> Result<Exit,
         // What the kernel killed for memory is known without anybody's word.
         Told::KeeperLost if !exit.out_of_memory => Err(RuntimeError::KeeperLost(id)),
         // The runtime's own first process has ended, and its code is not the task's: it does so when containerd is
-        // killed while it starts one. What was killed for memory, or by somebody, is what it is.
-        Told::NeverBegan if !exit.out_of_memory && exit.code != EXIT_KILLED => {
-            Err(RuntimeError::NeverBegan(id))
-        }
+        // killed while it starts one. What was killed for memory is what it is.
+        Told::NeverBegan if !exit.out_of_memory => Err(RuntimeError::NeverBegan(id)),
         Told::KeeperLost | Told::NeverBegan | Told::Nothing => Ok(exit),
     }
 }
@@ -154,8 +149,9 @@ fn told(path: &Path) -> io::Result<Told> {
             Told::Ended { status, at: Timestamp::from_nanosecond(at).ok() }
         }
         None if record.lease_ended => Told::LeaseEnded,
-        None if !is_kept && !record.complete => Told::KeeperLost,
+        // Without a keeper init starts nothing, so one that was killed before they met has lost nothing.
         None if !record.met => Told::NeverBegan,
+        None if !is_kept && !record.complete => Told::KeeperLost,
         None => Told::Nothing,
     })
 }
