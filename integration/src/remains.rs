@@ -64,9 +64,15 @@ fn directories(stand: &Stand, cluster: &Cluster, tasks: &[String]) -> BTreeSet<S
     let bundles =
         ["root", "state"].map(|at| stand.dir().join(at).join("io.containerd.runtime.v2.task/teamster"));
     let own = bundles.into_iter().chain([cluster.agent_dir().join("tasks")]);
-    let own = own.flat_map(|directory| below(&directory));
+    let own = own.flat_map(|directory| below(&directory)).filter(|path| !is_being_removed(path));
     let shared = below(Path::new("/run/containerd/runc/teamster")).into_iter();
     own.chain(shared.filter(|path| tasks.iter().any(|task| path.contains(task.as_str())))).collect()
+}
+
+/// containerd hides the directory of a shim before it removes it. One that is killed just then never looks at it
+/// again, and nobody else is told where it is.
+fn is_being_removed(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with('.'))
 }
 
 fn cgroups(tasks: &[String]) -> BTreeSet<String> {
