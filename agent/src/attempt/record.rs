@@ -167,6 +167,8 @@ pub fn load_all(data_dir: &Path) -> Result<Vec<Attempt>, RecordError> {
                 Err(error) => put_aside(data_dir, &dir, &format!("{task_name}-{attempt_name}"), &error)?,
             }
         }
+        // Killed before its first attempt was made, or after its last was deleted. One with attempts stays.
+        let _ = fs::remove_dir(&task);
     }
     attempts.sort_by_key(Attempt::id);
     Ok(attempts)
@@ -311,6 +313,19 @@ mod tests {
         fs::remove_dir_all(dir.scratch()).unwrap();
         assert_eq!(load_all(data.path()).unwrap(), []);
         assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn a_task_without_attempts_is_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let (dir, attempt) = stored(data.path(), 1);
+        let task = dir.path().parent().unwrap();
+        assert_eq!(load_all(data.path()).unwrap(), [attempt]);
+        assert!(dir.path().exists());
+        // As if killed in the middle of a deletion.
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(load_all(data.path()).unwrap(), []);
+        assert!(!task.exists());
     }
 
     #[test]
