@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
+
+use crate::pieces::{Packing, Pieces, append_file, archive, hex};
 
 /// An image to be made: busybox with links for all that it can do, in one layer.
 #[derive(Debug, Clone)]
@@ -102,75 +103,22 @@ impl TestImage {
     /// # Panics
     /// When this machine has no static busybox.
     pub fn oci_archive(&self) -> Vec<u8> {
-        let layer = self.layer();
-        let config = self.config(&layer);
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-        })
-        .to_string()
-        .into_bytes();
-        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-        entry["annotations"] = json!({"io.containerd.image.name": self.name});
-        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string().into_bytes();
-        let mut files = BTreeMap::from([
-            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
-            ("index.json".to_owned(), index),
-        ]);
-        for blob in [layer, config, manifest] {
-            files.insert(format!("blobs/sha256/{}", hex(&blob)), blob);
-        }
-        archive(files)
+        self.pieces(Packing::Plain).oci_archive(&self.name)
     }
 
-    /// Its layer before compression and its configuration, for tests that make the rest themselves.
+    /// In pieces, for tests that make the rest themselves.
     ///
     /// # Panics
     /// When this machine has no static busybox.
-    pub fn parts(&self) -> (Vec<u8>, Vec<u8>) {
-        let layer = self.layer();
-        let config = self.config(&layer);
-        (layer, config)
+    pub fn pieces(&self, packing: Packing) -> Pieces {
+        Pieces::new(&[(packing, self.layer())], self.config())
     }
 
-    /// As `docker save` writes it.
+    /// Its only layer, before compression.
     ///
     /// # Panics
     /// When this machine has no static busybox.
-    pub fn docker_archive(&self) -> Vec<u8> {
-        let layer = self.layer();
-        let config = self.config(&layer);
-        let config_name = format!("{}.json", hex(&config));
-        let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": ["one/layer.tar"]}])
-            .to_string();
-        archive(BTreeMap::from([
-            (config_name, config),
-            ("manifest.json".to_owned(), manifest.into_bytes()),
-            ("one/layer.tar".to_owned(), layer),
-        ]))
-    }
-
-    fn config(&self, layer: &[u8]) -> Vec<u8> {
-        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        // What must not be obeyed.
-        let mut config = json!({"Env": self.env, "WorkingDir": self.workdir, "User": "0:0", "Entrypoint": ["/bin/false"],
-                       "Volumes": {"/volume": {}}, "Labels": {"containerd.io/restart.status": "running"}});
-        for (name, value) in &self.more_config {
-            config[name] = value.clone();
-        }
-        json!({
-            "architecture": architecture,
-            "os": "linux",
-            "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))]},
-        })
-        .to_string()
-        .into_bytes()
-    }
-
-    fn layer(&self) -> Vec<u8> {
+    pub fn layer(&self) -> Vec<u8> {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
         let busybox = busybox.expect("a static busybox (Debian: busybox-static)");
         let output = std::process::Command::new(busybox).arg("--list").output().expect("run busybox");
@@ -186,11 +134,11 @@ impl TestImage {
             tar.append_data(&mut header, format!("{directory}/"), std::io::empty()).expect("write to memory");
         }
         let program = std::fs::read(busybox).expect("read busybox");
-        append(&mut tar, "bin/busybox", 0o755, &program);
+        append_file(&mut tar, "bin/busybox", 0o755, &program);
         if !is_link("etc/passwd") && !is_link("etc") {
-            append(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+            append_file(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
         }
-        append(&mut tar, "bin/not-executable", 0o644, b"text\n");
+        append_file(&mut tar, "bin/not-executable", 0o644, b"text\n");
         for applet in applets.lines().filter(|applet| !applet.is_empty() && *applet != "busybox") {
             append_link(&mut tar, &format!("bin/{applet}"), "busybox");
         }
@@ -208,28 +156,45 @@ impl TestImage {
             added.expect("read what an image is made of");
         }
         for (path, text) in &self.texts {
-            append(&mut tar, path, 0o755, text.as_bytes());
+            append_file(&mut tar, path, 0o755, text.as_bytes());
         }
         for (from, path) in &self.set_user_id {
-            append(&mut tar, path, 0o4755, &std::fs::read(from).expect("what an image is made of is there"));
+            append_file(
+                &mut tar,
+                path,
+                0o4755,
+                &std::fs::read(from).expect("what an image is made of is there"),
+            );
         }
         tar.into_inner().expect("write to memory")
     }
-}
 
-pub(crate) fn archive(files: BTreeMap<String, Vec<u8>>) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, content) in files {
-        append(&mut tar, &name, 0o644, &content);
+    /// As `docker save` writes it.
+    ///
+    /// # Panics
+    /// When this machine has no static busybox.
+    pub fn docker_archive(&self) -> Vec<u8> {
+        let Pieces { layers, config, .. } = self.pieces(Packing::Plain);
+        let config_name = format!("{}.json", hex(&config));
+        let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": ["one/layer.tar"]}])
+            .to_string();
+        archive(BTreeMap::from([
+            (config_name, config),
+            ("manifest.json".to_owned(), manifest.into_bytes()),
+            ("one/layer.tar".to_owned(), layers.concat()),
+        ]))
     }
-    tar.into_inner().expect("write to memory")
-}
 
-fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) {
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(mode);
-    header.set_size(content.len() as u64);
-    tar.append_data(&mut header, name, content).expect("write to memory");
+    /// Its configuration, but for the layers that it has.
+    pub fn config(&self) -> serde_json::Value {
+        // What must not be obeyed.
+        let mut config = json!({"Env": self.env, "WorkingDir": self.workdir, "User": "0:0", "Entrypoint": ["/bin/false"],
+                       "Volumes": {"/volume": {}}, "Labels": {"containerd.io/restart.status": "running"}});
+        for (name, value) in &self.more_config {
+            config[name] = value.clone();
+        }
+        json!({ "config": config })
+    }
 }
 
 fn append_link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
@@ -238,12 +203,4 @@ fn append_link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
     header.set_mode(0o777);
     header.set_size(0);
     tar.append_link(&mut header, path, target).expect("write to memory");
-}
-
-pub(crate) fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
-    json!({"mediaType": media_type, "digest": format!("sha256:{}", hex(blob)), "size": blob.len()})
-}
-
-pub(crate) fn hex(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }

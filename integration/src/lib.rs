@@ -25,6 +25,7 @@ pub mod loopback;
 pub mod meter;
 pub mod odd_image;
 pub mod odd_registry;
+pub mod pieces;
 pub mod pypi;
 pub mod registry;
 pub mod releases;

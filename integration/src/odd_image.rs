@@ -1,14 +1,13 @@
 //! Images that nobody would make on purpose, entry by entry and layer by layer: without `/etc` or `/tmp`, with
 //! links and files where directories belong, with names that are no text.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::image::{archive, descriptor, hex};
+use crate::pieces::{Packing, Pieces};
 
 /// An image of these layers, lowest first.
 #[derive(Debug, Clone)]
@@ -71,33 +70,8 @@ impl OddImage {
 
     /// As an OCI layout.
     pub fn oci_archive(&self) -> Vec<u8> {
-        let layers: Vec<Vec<u8>> = self.layers.iter().map(|layer| tarred(layer)).collect();
-        let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", hex(layer))).collect();
-        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let config = json!({
-            "architecture": architecture, "os": "linux", "config": self.config,
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        });
-        let config = config.to_string().into_bytes();
-        let kind = "application/vnd.oci.image.layer.v1.tar";
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": layers.iter().map(|layer| descriptor(kind, layer)).collect::<Vec<_>>(),
-        });
-        let manifest = manifest.to_string().into_bytes();
-        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-        entry["annotations"] = json!({"io.containerd.image.name": self.name});
-        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string().into_bytes();
-        let mut files = BTreeMap::from([
-            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
-            ("index.json".to_owned(), index),
-        ]);
-        for blob in layers.into_iter().chain([config, manifest]) {
-            files.insert(format!("blobs/sha256/{}", hex(&blob)), blob);
-        }
-        archive(files)
+        let layers: Vec<_> = self.layers.iter().map(|layer| (Packing::Plain, tarred(layer))).collect();
+        Pieces::new(&layers, json!({ "config": self.config })).oci_archive(&self.name)
     }
 }
 

@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::pieces::{MANIFEST, Pieces, digest};
+
 /// What is done with one request instead of answering it well.
 #[derive(Debug, Clone)]
 pub enum Oddity {
@@ -85,6 +87,14 @@ impl OddRegistry {
     pub fn put(&self, path: &str, media_type: &str, content: &[u8]) {
         let entry = (media_type.to_owned(), content.to_vec());
         self.state.lock().unwrap().content.insert(format!("/v2/{path}"), entry);
+    }
+
+    /// Puts an image at `repository:tag`.
+    pub fn put_image(&self, repository: &str, tag: &str, image: &Pieces) {
+        for blob in image.blobs() {
+            self.put(&format!("{repository}/blobs/{}", digest(blob)), "application/octet-stream", blob);
+        }
+        self.put(&format!("{repository}/manifests/{tag}"), MANIFEST, &image.manifest_bytes());
     }
 
     /// What happens to the next request of this path below `/v2/`; more are kept for those after it.

@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+use crate::pieces::{Pieces, digest};
 
 /// How long the registry may take to listen.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -83,6 +84,11 @@ impl PrivateRegistry {
         registry
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As it stands in references.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -103,7 +109,12 @@ impl PrivateRegistry {
         path
     }
 
-    /// Puts blobs and a manifest into it and says the manifest's digest.
+    /// Puts an image into it and says its manifest's digest.
+    pub async fn push_image(&self, repository: &str, tag: &str, image: &Pieces) -> String {
+        self.push(repository, tag, &image.blobs(), &image.manifest).await
+    }
+
+    /// Puts blobs and a manifest or an index into it and says the digest of the latter.
     ///
     /// # Panics
     /// When the registry does not take them.
@@ -143,12 +154,6 @@ impl Drop for PrivateRegistry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// `sha256:` and the digest of the content.
-pub fn digest(content: &[u8]) -> String {
-    let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
 }
 
 /// Makes a certificate authority and a certificate for 127.0.0.1 in a directory.

@@ -11,11 +11,9 @@ use teamster_integration::cluster::{Options, eventually, teamster};
 use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
 use teamster_integration::image::TestImage;
 use teamster_integration::odd_registry::{OddRegistry, Oddity};
-use teamster_integration::registry::digest;
+use teamster_integration::pieces::{Packing, Pieces, digest};
 use teamster_integration::stand::Stand;
 use tokio::sync::Notify;
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 fn task(image: &str) -> Value {
     json!({
@@ -27,21 +25,14 @@ fn task(image: &str) -> Value {
 /// Puts an image made for `architecture` at `lab/<name>:1`; says where its layer is.
 fn put(registry: &OddRegistry, name: &str, architecture: Option<&str>) -> String {
     // No other image has this layer, so that it must come.
-    let (layer, config) = TestImage::named("unused").directory(name).parts();
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    let image = TestImage::named("unused").directory(name);
+    let mut config = image.config();
     if let Some(architecture) = architecture {
         config["architecture"] = architecture.into();
     }
-    let config = config.to_string().into_bytes();
-    let entry = |media_type: &str, content: &[u8]| json!({"mediaType": media_type, "digest": digest(content), "size": content.len()});
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": entry("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [entry("application/vnd.oci.image.layer.v1.tar", &layer)]});
-    registry.put(&format!("lab/{name}/manifests/1"), MANIFEST, manifest.to_string().as_bytes());
-    for blob in [&layer, &config] {
-        registry.put(&format!("lab/{name}/blobs/{}", digest(blob)), "application/octet-stream", blob);
-    }
-    format!("lab/{name}/blobs/{}", digest(&layer))
+    let pieces = Pieces::new(&[(Packing::Plain, image.layer())], config);
+    registry.put_image(&format!("lab/{name}"), "1", &pieces);
+    format!("lab/{name}/blobs/{}", digest(&pieces.layers[0]))
 }
 
 #[tokio::test]

@@ -2,79 +2,120 @@
 //! into the same containerd, in turns, in random order, with nothing of it on the node before each. What is
 //! printed are ratios, because absolute figures of a busy machine mean little.
 //!
-//! Usage: `bench-pull [BLOCKS] [LAYERS] [MIB PER LAYER]`
+//! Usage: `bench-pull [BLOCKS] [small|middle|large …]`
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 use teamster_integration::cluster::teamster;
 use teamster_integration::containerd::PrivateContainerd;
 use teamster_integration::cpu;
+use teamster_integration::figures::Spread;
 use teamster_integration::image::TestImage;
-use teamster_integration::registry::{PrivateRegistry, digest};
+use teamster_integration::pieces::{Packing, Pieces};
+use teamster_integration::registry::PrivateRegistry;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// Files of a layer are of this size.
+/// Files of a layer have at most this size.
 const FILE_BYTES: usize = 1 << 20;
+
+/// An image by the sizes of its layers before compression, in KiB.
+struct Shape {
+    name: &'static str,
+    layers_kib: &'static [usize],
+    /// Small pulls vary more, and cost less.
+    turns_per_block: usize,
+}
+
+const SHAPES: [Shape; 3] = [
+    // A small distribution, and what a Dockerfile of a dozen lines adds.
+    Shape {
+        name: "small",
+        layers_kib: &[4096, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64],
+        turns_per_block: 4,
+    },
+    Shape { name: "middle", layers_kib: &[32 << 10; 6], turns_per_block: 1 },
+    // A tool with its libraries: little that can be done at a time.
+    Shape { name: "large", layers_kib: &[64 << 10, 256 << 10, 4 << 10, 128 << 10], turns_per_block: 1 },
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let blocks: usize = arguments.next().map_or(Ok(8), |text| text.parse())?;
-    let layers: usize = arguments.next().map_or(Ok(6), |text| text.parse())?;
-    let layer_mib: usize = arguments.next().map_or(Ok(32), |text| text.parse())?;
-    let registry = PrivateRegistry::start(None);
-    let bytes = push(&registry, layers, layer_mib).await?;
-    println!(
-        "{blocks} blocks of one pull each way: {layers} layers, {} MiB compressed; ratio = ctr's / Teamster's",
-        bytes >> 20
-    );
-    let containerd = PrivateContainerd::start();
+    let wanted: Vec<String> = arguments.collect();
+    for name in &wanted {
+        ensure!(SHAPES.iter().any(|shape| shape.name == name), "there is no shape '{name}'");
+    }
+    let (registry, containerd) = (PrivateRegistry::start(None), PrivateContainerd::start());
     let config = containerd.home().join("agent.toml");
     std::fs::write(&config, format!("[[registry]]\nhost = '{}'\nplain_http = true\n", registry.host()))?;
-    let bench =
-        Bench { socket: containerd.socket(), config, reference: format!("{}/bench/pull:1", registry.host()) };
-    // Both warm: page cache of the registry's files, programs.
-    bench.teamster()?;
-    bench.ctr()?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..blocks {
-        if RandomState::new().build_hasher().finish().is_multiple_of(2) {
-            ours.push(bench.teamster()?);
-            theirs.push(bench.ctr()?);
-        } else {
-            theirs.push(bench.ctr()?);
-            ours.push(bench.teamster()?);
-        }
+    for shape in
+        SHAPES.iter().filter(|shape| wanted.is_empty() || wanted.iter().any(|name| name == shape.name))
+    {
+        let (repository, image) = (format!("bench/{}", shape.name), made(shape)?);
+        registry.push_image(&repository, "1", &image).await;
+        let bench = Bench {
+            socket: containerd.socket(),
+            config: config.clone(),
+            reference: format!("{}/{repository}:1", registry.host()),
+            daemons: [containerd.process().context("containerd runs")?, registry.process()],
+        };
+        let mib = image.layers.iter().map(Vec::len).sum::<usize>() as f64 / f64::from(1 << 20);
+        let (layers, turns) = (image.layers.len(), blocks * shape.turns_per_block);
+        println!("{}: {turns} pulls each way, {layers} layers, {mib:.1} MiB compressed", shape.name);
+        bench.compare(turns)?;
     }
-    report(&ours, &theirs);
+    println!("a ratio is ctr's / Teamster's: below 1 means that Teamster takes more");
     Ok(())
 }
 
-/// One side of one block.
+/// One pull.
 struct Run {
-    seconds: f64,
-    cpu_seconds: f64,
+    time: Duration,
+    client: Duration,
+    containerd: Duration,
+    registry: Duration,
+}
+
+impl Run {
+    fn cpu(&self) -> Duration {
+        self.client + self.containerd + self.registry
+    }
 }
 
 struct Bench {
-    socket: std::path::PathBuf,
-    config: std::path::PathBuf,
+    socket: PathBuf,
+    config: PathBuf,
     reference: String,
+    /// containerd and the registry.
+    daemons: [u32; 2],
 }
 
 impl Bench {
+    fn compare(&self, turns: usize) -> Result<()> {
+        // Both warm: page cache of the registry's files, programs.
+        self.teamster()?;
+        self.ctr()?;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..turns {
+            if RandomState::new().build_hasher().finish().is_multiple_of(2) {
+                ours.push(self.teamster()?);
+                theirs.push(self.ctr()?);
+            } else {
+                theirs.push(self.ctr()?);
+                ours.push(self.teamster()?);
+            }
+        }
+        report(&ours, &theirs);
+        Ok(())
+    }
+
     fn teamster(&self) -> Result<Run> {
         let mut command = Command::new(teamster());
         command.args(["image", "pull", "--config"]).arg(&self.config).arg("--containerd").arg(&self.socket);
@@ -89,17 +130,22 @@ impl Bench {
 
     /// Runs it, and removes what it brought into its namespace: the store shares blobs between namespaces.
     fn measured(&self, mut command: Command, namespace: &str) -> Result<Run> {
-        let (started, cpu_before) = (Instant::now(), cpu::used_seconds());
+        let spent = || (self.daemons.map(cpu::of_process), cpu::of_ended_children());
+        let (started, ([containerd, registry], client)) = (Instant::now(), spent());
         let output = command.arg(&self.reference).stdin(Stdio::null()).output()?;
-        let run =
-            Run { seconds: started.elapsed().as_secs_f64(), cpu_seconds: cpu::used_seconds() - cpu_before };
+        let (time, ([containerd_now, registry_now], client_now)) = (started.elapsed(), spent());
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let removed =
             ctr(&self.socket, namespace).args(["images", "rm", "--sync", &self.reference]).output()?;
         ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
         let left = ctr(&self.socket, namespace).args(["content", "ls", "-q"]).output()?;
         ensure!(left.stdout.is_empty(), "a part of the image is still there: {left:?}");
-        Ok(run)
+        Ok(Run {
+            time,
+            client: client_now - client,
+            containerd: containerd_now - containerd,
+            registry: registry_now - registry,
+        })
     }
 }
 
@@ -109,83 +155,50 @@ fn ctr(socket: &Path, namespace: &str) -> Command {
     command
 }
 
-/// Puts an image into the registry; its compressed bytes.
-async fn push(registry: &PrivateRegistry, layers: usize, layer_mib: usize) -> Result<u64> {
-    let (_, config) = TestImage::named("unused").parts();
-    let mut config: Value = serde_json::from_slice(&config)?;
-    let (mut blobs, mut entries, mut diff_ids) = (Vec::new(), Vec::new(), Vec::new());
-    for number in 0..layers {
-        let layer = layer(number, layer_mib)?;
-        let packed = gzip(&layer)?;
-        diff_ids.push(digest(&layer));
-        entries.push(entry(LAYER, &packed));
-        blobs.push(packed);
-    }
-    config["rootfs"]["diff_ids"] = json!(diff_ids);
-    let config = config.to_string().into_bytes();
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": entry(CONFIG, &config), "layers": entries});
-    let bytes = blobs.iter().map(|blob| blob.len() as u64).sum();
-    blobs.push(config);
-    let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
-    registry.push("bench/pull", "1", &blobs, &manifest).await;
-    Ok(bytes)
-}
-
-fn entry(media_type: &str, content: &[u8]) -> Value {
-    json!({"mediaType": media_type, "digest": digest(content), "size": content.len()})
+fn made(shape: &Shape) -> Result<Pieces> {
+    let layers = shape.layers_kib.iter().enumerate();
+    let layers = layers.map(|(number, kib)| Ok((Packing::Gzip, layer(number, *kib)?)));
+    Ok(Pieces::new(&layers.collect::<Result<Vec<_>>>()?, TestImage::named("unused").config()))
 }
 
 /// Files that compress about as well as programs do: random letters out of few, the same in each run.
-fn layer(number: usize, mib: usize) -> Result<Vec<u8>> {
+fn layer(number: usize, kib: usize) -> Result<Vec<u8>> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ (number as u64 + 1);
     let mut archive = tar::Builder::new(Vec::new());
-    for file in 0..mib {
-        let mut content = Vec::with_capacity(FILE_BYTES);
-        while content.len() < FILE_BYTES {
+    let (mut file, mut left) = (0, kib << 10);
+    while left > 0 {
+        let size = left.min(FILE_BYTES);
+        let mut content = Vec::with_capacity(size);
+        while content.len() < size {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             content.extend(state.to_le_bytes().map(|byte| b"teamster: sixteen"[usize::from(byte & 15)]));
         }
         let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
+        header.set_size(size as u64);
         header.set_mode(0o644);
-        archive.append_data(&mut header, format!("opt/{number}/{file}"), &*content)?;
+        archive.append_data(&mut header, format!("opt/{number}/{file}"), &content[..size])?;
+        (file, left) = (file + 1, left - size);
     }
     Ok(archive.into_inner()?)
 }
 
-fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    let mut child = Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("it was asked for")?;
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(move || stdin.write_all(content));
-        let output = child.wait_with_output()?;
-        writer.join().expect("writing does not panic")?;
-        Ok(output.stdout)
-    })
-}
-
 fn report(ours: &[Run], theirs: &[Run]) {
-    let ratios = |of: fn(&Run) -> f64| {
-        let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| of(b) / of(a)).collect();
-        ratios.sort_by(f64::total_cmp);
-        let at = |share: f64| ratios[((ratios.len() - 1) as f64 * share).round() as usize];
-        format!("{:.2} (quartiles {:.2} to {:.2})", at(0.5), at(0.25), at(0.75))
+    let ratio = |of: fn(&Run) -> Duration| {
+        Spread::of(ours.iter().zip(theirs).map(|(a, b)| of(b).as_secs_f64() / of(a).as_secs_f64()))
     };
-    let median = |runs: &[Run], of: fn(&Run) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    println!("  wall ratio  {}", ratios(|run| run.seconds));
-    println!("  CPU ratio   {}   (below 1 means that Teamster spends more)", ratios(|run| run.cpu_seconds));
-    println!(
-        "  per pull    Teamster {:.2} s, {:.2} CPU-s; ctr {:.2} s, {:.2} CPU-s",
-        median(ours, |run| run.seconds),
-        median(ours, |run| run.cpu_seconds),
-        median(theirs, |run| run.seconds),
-        median(theirs, |run| run.cpu_seconds)
-    );
+    println!("  time ratio  {}", ratio(|run| run.time));
+    println!("  CPU ratio   {}", ratio(Run::cpu));
+    for (name, runs) in [("Teamster", ours), ("ctr", theirs)] {
+        let median =
+            |of: fn(&Run) -> Duration| Spread::of(runs.iter().map(|run| of(run).as_secs_f64())).median;
+        println!(
+            "  {name:<10}  {:.3} s; CPU-s: {:.3} client, {:.3} containerd, {:.3} registry",
+            median(|run| run.time),
+            median(|run| run.client),
+            median(|run| run.containerd),
+            median(|run| run.registry)
+        );
+    }
 }

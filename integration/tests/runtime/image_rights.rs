@@ -6,11 +6,11 @@ use std::time::Duration;
 use teamster_agent::config::PullPolicy;
 use teamster_agent::runtime::{Runtime, RuntimeError};
 use teamster_integration::odd_registry::Oddity;
-use teamster_integration::registry::digest;
+use teamster_integration::pieces::{MANIFEST, digest};
 use teamster_integration::releases::{SUITES, containerd_of};
 use teamster_values::Period;
 
-use crate::puller::{MANIFEST, Puller, odd};
+use crate::puller::{Puller, odd};
 
 /// `Basic` of `me:` and this password, for the few that these tests use.
 fn basic(password: &str) -> &'static str {

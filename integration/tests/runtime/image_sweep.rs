@@ -9,8 +9,9 @@ use teamster_agent::runtime::{Containerd, Programs, Runtime, image};
 use teamster_integration::image::TestImage;
 use teamster_values::Period;
 
-use crate::puller::{MANIFEST, Puller, odd, plain_http};
+use crate::puller::{Puller, odd, plain_http};
 use crate::stand::Stand;
+use teamster_integration::pieces::MANIFEST;
 
 /// A node whose disk is always fuller than it should be.
 fn is_full(settings: &mut ImageSettings) {

@@ -1,54 +1,19 @@
-//! What the tests of pulled images stand on: an image in pieces, a registry that has it, and a containerd with
+//! What the tests of pulled images stand on: an image, a registry that has it, and a containerd with
 //! the rules of a node.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use serde_json::{Value, json};
 use teamster_agent::config::{ImageSettings, RegistrySettings};
 use teamster_agent::runtime::{Containerd, Image, Runtime, RuntimeError, image};
 use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
 use teamster_integration::image::TestImage;
 use teamster_integration::odd_registry::OddRegistry;
-use teamster_integration::registry::digest;
+use teamster_integration::pieces::{Packing, Pieces};
 
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// An image in pieces: busybox in one layer, and what says so.
-pub(crate) struct Pieces {
-    pub(crate) layer: Vec<u8>,
-    pub(crate) config: Vec<u8>,
-    pub(crate) manifest: Value,
-}
-
+/// busybox in one layer.
 pub(crate) fn pieces() -> Pieces {
-    let (layer, config) = TestImage::named("unused").env("PULLED=yes").parts();
-    let layer = compressed("gzip", &layer);
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": entry("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [entry(LAYER, &layer)]});
-    Pieces { layer, config, manifest }
-}
-
-pub(crate) fn entry(media_type: &str, content: &[u8]) -> Value {
-    json!({"mediaType": media_type, "digest": digest(content), "size": content.len()})
-}
-
-pub(crate) fn compressed(program: &str, content: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(program)
-        .arg("-c")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content).unwrap());
-        child.wait_with_output().unwrap().stdout
-    })
+    TestImage::named("unused").env("PULLED=yes").pieces(Packing::Gzip)
 }
 
 /// The rules for a registry without TLS.
@@ -103,10 +68,7 @@ impl Puller {
 /// The odd registry with a good image at `lab/tool:1`.
 pub(crate) async fn odd() -> (OddRegistry, Pieces) {
     let (registry, pieces) = (OddRegistry::start().await, pieces());
-    registry.put("lab/tool/manifests/1", MANIFEST, pieces.manifest.to_string().as_bytes());
-    for blob in [&pieces.layer, &pieces.config] {
-        registry.put(&format!("lab/tool/blobs/{}", digest(blob)), "application/octet-stream", blob);
-    }
+    registry.put_image("lab/tool", "1", &pieces);
     (registry, pieces)
 }
 

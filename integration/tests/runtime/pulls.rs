@@ -9,33 +9,27 @@ use teamster_agent::runtime::{Containerd, Image, Programs, Runtime, RuntimeError
 use teamster_integration::cluster::eventually;
 use teamster_integration::image::TestImage;
 use teamster_integration::odd_registry::{OddRegistry, Oddity};
-use teamster_integration::registry::{PrivateRegistry, digest};
+use teamster_integration::pieces::{
+    INDEX, MANIFEST, Packing, Pieces, architecture, descriptor, digest, index,
+};
+use teamster_integration::registry::PrivateRegistry;
 use teamster_values::{ByteCount, Period};
 
-use crate::puller::{INDEX, LAYER, MANIFEST, Puller, compressed, entry, odd, pieces};
+use crate::puller::{Puller, odd, pieces};
 use crate::stand::Stand;
 
 #[tokio::test]
 async fn an_image_is_pulled_from_a_real_registry_and_runs() {
     let registry = PrivateRegistry::start(None);
     let Some(mut stand) = Stand::new().await else { return };
-    let pieces = pieces();
-    // Two layers of two kinds, below an index that has another machine first.
-    let (base, _) = TestImage::named("unused").parts();
-    let (top, _) = TestImage::named("unused").script("/bin/hello", "#!/bin/sh\necho hello\n").parts();
-    let layers = [compressed("gzip", &base), compressed("zstd", &top)];
-    let mut config: Value = serde_json::from_slice(&pieces.config).unwrap();
-    config["rootfs"]["diff_ids"] = json!([digest(&base), digest(&top)]);
-    let config = config.to_string().into_bytes();
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-        "config": entry("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [entry(LAYER, &layers[0]), entry("application/vnd.oci.image.layer.v1.tar+zstd", &layers[1])]});
-    registry.push("lab/tool", "one", &[&layers[0], &layers[1], &config], &manifest).await;
-    let mut here = entry(MANIFEST, manifest.to_string().as_bytes());
-    here["platform"] =
-        json!({"os": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }});
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [here]});
-    let index_digest = registry.push("lab/tool", "many", &[], &index).await;
+    // Two layers of two kinds, below an index.
+    let base = TestImage::named("unused").env("PULLED=yes");
+    let top = TestImage::named("unused").script("/bin/hello", "#!/bin/sh\necho hello\n");
+    let layers = [(Packing::Gzip, base.layer()), (Packing::Zstd, top.layer())];
+    let image = Pieces::new(&layers, base.config());
+    registry.push_image("lab/tool", "one", &image).await;
+    let many = index(&[image.for_machine(architecture(), None)]);
+    let index_digest = registry.push("lab/tool", "many", &[], &many).await;
 
     let reference = format!("docker://{}/lab/tool:many", registry.host());
     let rules = RegistrySettings { host: registry.host(), plain_http: true, ..Default::default() };
@@ -69,7 +63,7 @@ async fn a_password_is_shown_where_one_is_wanted() {
     let registry = PrivateRegistry::start(Some(("me", "secret")));
     let Some(mut puller) = Puller::new(&registry.host()) else { return };
     let pieces = pieces();
-    registry.push("lab/tool", "1", &[&pieces.layer, &pieces.config], &pieces.manifest).await;
+    registry.push_image("lab/tool", "1", &pieces).await;
     let reference = format!("{}/lab/tool:1", registry.host());
     let refused = puller.image(&reference).await.unwrap_err();
     assert!(matches!(refused, RuntimeError::ImageUnauthorized { .. }), "{refused}");
@@ -122,15 +116,13 @@ async fn what_stays_wrong_fails_at_once_in_the_registrys_words() {
     put("huge", &|m| m["layers"][0]["size"] = json!(1_u64 << 50));
     put("small", &|m| m["layers"][0]["size"] = json!(1000));
     let platform = json!({"os": "linux", "architecture": "s390x"});
-    let mut other = entry(MANIFEST, b"{}");
+    let mut other = descriptor(MANIFEST, b"{}");
     other["platform"] = platform;
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [other]});
-    registry.put("lab/tool/manifests/other", INDEX, index.to_string().as_bytes());
-    let nested = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).to_string();
+    registry.put("lab/tool/manifests/other", INDEX, index(&[other]).to_string().as_bytes());
+    let nested = index(&[]).to_string();
     registry.put(&format!("lab/tool/manifests/{}", digest(nested.as_bytes())), INDEX, nested.as_bytes());
-    let index =
-        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(INDEX, nested.as_bytes())]});
-    registry.put("lab/tool/manifests/nested", INDEX, index.to_string().as_bytes());
+    let outer = index(&[descriptor(INDEX, nested.as_bytes())]);
+    registry.put("lab/tool/manifests/nested", INDEX, outer.to_string().as_bytes());
     registry.put("lab/tool/manifests/bytes", MANIFEST, &vec![b' '; 5 << 20]);
     registry
         .next("lab/tool/manifests/denied", Oddity::Status(403, r#"{"errors":[{"code":"DENIED"}]}"#.into()));
@@ -165,8 +157,8 @@ async fn what_stays_wrong_fails_at_once_in_the_registrys_words() {
 async fn a_lie_about_a_digest_is_found_and_forgotten() {
     let (registry, pieces) = odd().await;
     let Some(puller) = Puller::new(registry.host()) else { return };
-    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
-    let mut lie = pieces.layer.clone();
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layers[0]));
+    let mut lie = pieces.layers[0].clone();
     lie[5000] ^= 1;
     registry.next(&blob, Oddity::Lie(lie));
     let reference = format!("{}/lab/tool:1", registry.host());
@@ -188,14 +180,14 @@ async fn what_passes_is_tried_again_and_goes_on_where_it_broke_off() {
     puller.settings.stall_timeout = Period(Duration::from_secs(1));
     registry.next("lab/tool/manifests/1", Oddity::Status(429, "slow down".into()));
     registry.next("lab/tool/manifests/1", Oddity::Status(500, String::new()));
-    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layers[0]));
     registry.next(&blob, Oddity::CutAfter(300_000));
     registry.next(&blob, Oddity::Silence);
     registry.next(&blob, Oddity::CutAfter(100_000));
     let found = puller.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
-    assert_eq!(found.pulled.unwrap().fetched_bytes, (pieces.layer.len() + pieces.config.len()) as u64);
+    assert_eq!(found.pulled.unwrap().fetched_bytes, (pieces.layers[0].len() + pieces.config.len()) as u64);
     let ranges: Vec<_> = registry
-        .requests(&digest(&pieces.layer))
+        .requests(&digest(&pieces.layers[0]))
         .iter()
         .map(|line| line.split(' ').nth(2).unwrap_or("").to_owned())
         .collect();
@@ -211,7 +203,7 @@ async fn parallel_wishes_share_one_pull() {
     for found in futures_util::future::join_all(wishes).await {
         found.unwrap();
     }
-    assert_eq!(registry.requests(&digest(&pieces.layer)).len(), 1);
+    assert_eq!(registry.requests(&digest(&pieces.layers[0])).len(), 1);
 }
 
 #[tokio::test]
@@ -258,14 +250,14 @@ async fn mirrors_are_asked_first_and_are_not_needed() {
         mirrors: vec![mirror.host().into()],
         ..Default::default()
     };
-    mirror.next(&format!("lab/tool/blobs/{}", digest(&pieces.layer)), Oddity::Status(404, String::new()));
+    mirror.next(&format!("lab/tool/blobs/{}", digest(&pieces.layers[0])), Oddity::Status(404, String::new()));
     let rules = vec![puller.registry.clone(), mirror_rules];
     let runtime = Containerd::pulling(&puller.containerd.socket(), puller.settings.clone(), rules);
     let found = runtime.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
     assert_eq!(found.pulled.unwrap().from, mirror.host());
     assert!(registry.requests("/1").is_empty());
     assert_eq!(
-        registry.requests(&digest(&pieces.layer)).len(),
+        registry.requests(&digest(&pieces.layers[0])).len(),
         1,
         "what the mirror lacks comes from behind it"
     );
@@ -276,7 +268,7 @@ async fn a_registrys_own_certificate_authority_counts_where_it_is_named() {
     let registry = PrivateRegistry::start_tls();
     let Some(mut puller) = Puller::new(&registry.host()) else { return };
     let pieces = pieces();
-    registry.push("lab/tool", "1", &[&pieces.layer, &pieces.config], &pieces.manifest).await;
+    registry.push_image("lab/tool", "1", &pieces).await;
     let reference = format!("{}/lab/tool:1", registry.host());
     puller.registry.plain_http = false;
     let refused = puller.image(&reference).await.unwrap_err();
@@ -299,10 +291,10 @@ async fn credentials_stay_with_the_registry_that_they_are_for() {
     std::fs::write(&file, "secret").unwrap();
     puller.registry.username = Some("me".into());
     puller.registry.password_file = Some(file);
-    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layer));
+    let blob = format!("lab/tool/blobs/{}", digest(&pieces.layers[0]));
     registry.next(&blob, Oddity::Redirect(format!("http://{}/v2/{blob}", storage.host())));
     puller.image(&format!("{}/lab/tool:1", registry.host())).await.unwrap();
-    assert_eq!(storage.requests(&digest(&pieces.layer)).len(), 1);
+    assert_eq!(storage.requests(&digest(&pieces.layers[0])).len(), 1);
     assert_eq!(storage.proofs(), [None], "who we are is not for whoever it sends us to");
 
     // Round in circles is given up at once.
@@ -319,7 +311,7 @@ async fn credentials_stay_with_the_registry_that_they_are_for() {
 async fn what_nobody_waits_for_any_more_is_given_up_and_goes_on_when_it_is_wanted_again() {
     let (registry, pieces) = odd().await;
     let Some(mut puller) = Puller::new(registry.host()) else { return };
-    let layer = digest(&pieces.layer);
+    let layer = digest(&pieces.layers[0]);
     let blob = format!("lab/tool/blobs/{layer}");
     let reference = format!("{}/lab/tool:1", registry.host());
     puller.settings.stall_timeout = Period(Duration::from_secs(2));
