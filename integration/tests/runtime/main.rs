@@ -8,6 +8,7 @@ mod image_rights;
 mod image_sweep;
 mod images;
 mod life;
+mod platforms;
 mod puller;
 mod pulls;
 mod sandbox;
