@@ -45,7 +45,11 @@ impl Remains {
     }
 }
 
-fn ctr(socket: &Path, arguments: &[&str]) -> BTreeSet<String> {
+/// What `ctr` prints of the namespace of tasks, line by line.
+///
+/// # Panics
+/// When it fails.
+pub fn ctr(socket: &Path, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new("ctr").arg("-a").arg(socket).args(["-n", "teamster"]).args(arguments).output();
     let output = output.expect("run ctr");
     assert!(output.status.success(), "ctr {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

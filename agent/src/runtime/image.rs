@@ -8,6 +8,7 @@ mod disk;
 mod document;
 mod fetch;
 mod import;
+mod leases;
 mod places;
 mod policy;
 mod progress;
@@ -28,8 +29,9 @@ use oci_spec::distribution::Reference;
 
 use self::document::Opened;
 pub use self::import::{ImportError, ImportedImage, import};
+use self::leases::Leases;
 pub use self::progress::{PullProgress, Pulled};
-use self::pull::{Abandoned, Pull};
+use self::pull::Pull;
 use self::registry::FetchError;
 pub use self::store::{StoredImage, list};
 use self::store::{look_up, make_ready, next_chain_id, open, publish, tie_together, unpack_and_keep};
@@ -61,7 +63,7 @@ pub(super) struct Images {
     unpacking: tokio::sync::Mutex<()>,
     /// By full name: parallel wishes for one image share its pull.
     pulls: Mutex<HashMap<String, Running>>,
-    abandoned: Arc<Abandoned>,
+    leases: Arc<Leases>,
     /// By full name: when a task last asked for it. Held while one is removed.
     used: tokio::sync::Mutex<HashMap<String, Timestamp>>,
 }
@@ -79,7 +81,8 @@ pub async fn pull(
     reference: &str,
     watch: impl FnOnce(Arc<PullProgress>),
 ) -> Result<Pulled, RuntimeError> {
-    let images = Images::new(Link::new(socket), images, registries);
+    let link = Link::new(socket);
+    let images = Images::with_leases(Leases::of_a_program(link.clone()), link, images, registries);
     let name = images.permitted(reference)?;
     let (pull, progress) = images.pull(&name)?;
     watch(progress);
@@ -98,7 +101,17 @@ pub(super) fn normalise(reference: &str) -> Result<Reference, String> {
 }
 
 impl Images {
+    /// For the one agent that uses this containerd.
     pub(super) fn new(link: Link, settings: ImageSettings, registries: Vec<RegistrySettings>) -> Self {
+        Self::with_leases(Leases::of_the_agent(link.clone()), link, settings, registries)
+    }
+
+    fn with_leases(
+        leases: Arc<Leases>,
+        link: Link,
+        settings: ImageSettings,
+        registries: Vec<RegistrySettings>,
+    ) -> Self {
         Self {
             link,
             settings,
@@ -106,7 +119,7 @@ impl Images {
             known: Mutex::default(),
             unpacking: tokio::sync::Mutex::default(),
             pulls: Mutex::default(),
-            abandoned: Arc::default(),
+            leases,
             used: tokio::sync::Mutex::default(),
         }
     }
@@ -127,6 +140,9 @@ impl Images {
                 return Err(not_found(reference, reason));
             }
             pulled = Some(self.pull(&name)?.0.await?);
+            if let Err(error) = self.give_up_leases().await {
+                tracing::debug!(%error, "what pulls left behind is still there; trying again later");
+            }
             found = self.find(&name, reference).await?;
         }
         let mut image = found.ok_or_else(|| not_found(reference, "it was removed as soon as it was here"))?;
@@ -160,7 +176,7 @@ impl Images {
                     }
                 };
                 let _one_at_a_time = self.unpacking.lock().await;
-                if !make_ready(&self.link, &opened).await? {
+                if !make_ready(&self.link, &self.leases, &opened).await? {
                     return Ok(None);
                 }
                 self.remember(&target.digest, &opened);
@@ -200,13 +216,23 @@ impl Images {
             credentials: self.fingerprint(name).map_err(|error| refused(&whole, error))?,
             registries,
             progress: Arc::clone(&progress),
-            abandoned: Arc::clone(&self.abandoned),
+            leases: Arc::clone(&self.leases),
         };
         let pull = pull.run().boxed().shared();
         if let Some(weak) = pull.downgrade() {
             pulls.insert(whole, Running { pull: weak, progress: Arc::clone(&progress) });
         }
         Ok((pull, progress))
+    }
+
+    /// Gives up what pulls left behind that did not end well, unless one that goes on could still use it.
+    async fn give_up_leases(&self) -> Result<(), RuntimeError> {
+        let is_pulling = {
+            let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pulls = pulls.values().filter_map(|running| running.pull.upgrade());
+            pulls.any(|pull| pull.peek().is_none())
+        };
+        if is_pulling { Ok(()) } else { self.leases.give_up().await }
     }
 
     /// How far the pull of this image is; none while it is not being pulled.

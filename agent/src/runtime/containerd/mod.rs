@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub(super) use self::content::{WriteError, Written, digest_text, label_blob, read_blob, write_blob};
 pub(super) use self::link::{Link, QUICK, SLOW, SNAPSHOTTER, call, failure, or_exists, or_missing};
 pub(super) use self::unpack::{
-    Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack, unpack_layer,
+    AGENT_LABEL, Layer, chain_ids, close_lease, has_snapshot, open_lease, unpack, unpack_layer,
 };
 pub(super) use self::upload::{PIECE_BYTES, Upload};
 use super::image::Images;

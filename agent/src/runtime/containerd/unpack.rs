@@ -22,6 +22,9 @@ const LAYER: Duration = Duration::from_secs(3600);
 /// After this, containerd drops a lease by itself: the process that held it was killed.
 const LEASE: SignedDuration = SignedDuration::from_hours(4);
 
+/// The label of an agent's leases, with a mark of that agent.
+pub(crate) const AGENT_LABEL: &str = "teamster.io/agent";
+
 /// One layer, as the manifest and the configuration describe it together.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
@@ -45,11 +48,16 @@ pub(crate) fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a str>) -> Vec<Stri
     chain
 }
 
-/// Makes a lease for work on an image. `purpose` and the time make its name.
-pub(crate) async fn open_lease(link: &Link, purpose: &str) -> Result<String, RuntimeError> {
+/// Makes a lease for work on an image. `purpose` and the time make its name, `agent` says which agent's it is.
+pub(crate) async fn open_lease(
+    link: &Link,
+    purpose: &str,
+    agent: Option<&str>,
+) -> Result<String, RuntimeError> {
     let now = Timestamp::now();
     let lease = format!("{purpose}-{}-{}", std::process::id(), now.as_nanosecond());
-    let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), (now + LEASE).to_string())]);
+    let mut labels = HashMap::from([("containerd.io/gc.expire".to_owned(), (now + LEASE).to_string())]);
+    labels.extend(agent.map(|agent| (AGENT_LABEL.to_owned(), agent.to_owned())));
     let request = call(CreateRequest { id: lease.clone(), labels }, QUICK);
     match link.client().leases().create(request).await {
         Ok(_) => Ok(lease),

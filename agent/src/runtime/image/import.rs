@@ -64,7 +64,7 @@ pub async fn import(
     archive: impl Read + Send + 'static,
 ) -> Result<Vec<ImportedImage>, ImportError> {
     let link = Link::new(socket);
-    let lease = open_lease(&link, "import").await?;
+    let lease = open_lease(&link, "import", None).await?;
     let (import_link, import_lease) = (link.clone(), lease.clone());
     let runtime = tokio::runtime::Handle::current();
     // Reading a tar archive blocks, and blobs are streamed while it is read: a thread that may block.

@@ -3,7 +3,7 @@
 //! never seen. Everything is held by one lease until the image holds it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::services::v1::snapshots::UsageRequest;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::document::{self, CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, Opened};
 use super::fetch::{Failure, Part, Source};
+use super::leases::Leases;
 use super::progress::{PullProgress, Pulled};
 use super::registry::{Document, FetchError, Registry};
 use super::rights::CREDENTIALS_LABEL;
@@ -27,7 +28,7 @@ use super::{disk, publish, tie_together};
 use crate::config::ImageSettings;
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::{
-    Link, SLOW, SNAPSHOTTER, call, close_lease, digest_text, open_lease, read_blob, unpack_layer, write_blob,
+    Link, SLOW, SNAPSHOTTER, call, digest_text, read_blob, unpack_layer, write_blob,
 };
 
 /// Between two looks at how much an image takes unpacked.
@@ -52,36 +53,7 @@ pub(super) struct Pull {
     pub(super) credentials: Option<String>,
     pub(super) registries: Vec<Arc<Registry>>,
     pub(super) progress: Arc<PullProgress>,
-    pub(super) abandoned: Arc<Abandoned>,
-}
-
-/// Leases of pulls that nobody waited for any more. They hold what has arrived, until somebody has time to
-/// give them up.
-#[derive(Default)]
-pub(super) struct Abandoned(Mutex<Vec<String>>);
-
-impl Abandoned {
-    pub(super) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn add(&self, lease: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
-    }
-}
-
-/// A lease that is not forgotten when the pull is dropped.
-struct Held {
-    lease: Option<String>,
-    abandoned: Arc<Abandoned>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.abandoned.add(lease);
-        }
-    }
+    pub(super) leases: Arc<Leases>,
 }
 
 /// A document of the registry, by the digest of its bytes.
@@ -109,15 +81,11 @@ impl Pull {
         let begun = Instant::now();
         let name = self.name.whole();
         tracing::info!(image = name, "pulling");
-        let lease = open_lease(&self.link, "pull").await?;
-        let mut held = Held { lease: Some(lease.clone()), abandoned: Arc::clone(&self.abandoned) };
+        let lease = self.leases.open("pull").await?;
         let deadline = self.settings.pull_timeout;
-        let whole = tokio::time::timeout(deadline.0, self.run_under(&lease)).await;
+        let whole = tokio::time::timeout(deadline.0, self.run_under(lease.name())).await;
         // Whatever no image record holds goes with the lease.
-        let closed = close_lease(&self.link, lease).await;
-        if closed.is_ok() {
-            held.lease = None;
-        }
+        let closed = lease.close().await;
         let in_time = whole.unwrap_or_else(|_| {
             Err(self.passing(format!("it took longer than {deadline} (images.pull_timeout)")))
         });

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use containerd_client::services::v1::{
     CreateImageRequest, GetImageRequest, Image as Record, InfoRequest, ListImagesRequest, UpdateImageRequest,
@@ -14,10 +15,11 @@ use prost_types::FieldMask;
 use super::document::{
     CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX, Opened, combine, is_index, pick_manifest, read_manifest,
 };
+use super::leases::Leases;
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::{
-    Layer, Link, QUICK, SNAPSHOTTER, call, chain_ids, close_lease, failure, has_snapshot, label_blob,
-    open_lease, or_exists, or_missing, read_blob, unpack,
+    Layer, Link, QUICK, SNAPSHOTTER, call, chain_ids, failure, has_snapshot, label_blob, or_exists,
+    or_missing, read_blob, unpack,
 };
 
 /// An image of containerd's store, for people.
@@ -120,7 +122,11 @@ pub(super) async fn open(link: &Link, target: &Descriptor) -> Result<Result<Open
 
 /// Sees that the snapshot of the image is there, from the layers in the store if need be. False when a layer
 /// that is needed is not in the store.
-pub(super) async fn make_ready(link: &Link, opened: &Opened) -> Result<bool, RuntimeError> {
+pub(super) async fn make_ready(
+    link: &Link,
+    leases: &Arc<Leases>,
+    opened: &Opened,
+) -> Result<bool, RuntimeError> {
     if has_snapshot(link, &opened.chain_id()).await? {
         return Ok(true);
     }
@@ -129,9 +135,9 @@ pub(super) async fn make_ready(link: &Link, opened: &Opened) -> Result<bool, Run
             return Ok(false);
         }
     }
-    let lease = open_lease(link, "unpack").await?;
-    let result = unpack_and_keep(link, &lease, opened).await;
-    close_lease(link, lease).await?;
+    let lease = leases.open("unpack").await?;
+    let result = unpack_and_keep(link, lease.name(), opened).await;
+    lease.close().await?;
     result.map(|()| true)
 }
 

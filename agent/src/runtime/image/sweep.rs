@@ -16,7 +16,7 @@ use super::store::set_label;
 use super::{Images, disk, normalise};
 use crate::config::PullPolicy;
 use crate::runtime::RuntimeError;
-use crate::runtime::containerd::{SLOW, call, close_lease, failure, or_missing};
+use crate::runtime::containerd::{SLOW, call, failure, or_missing};
 
 /// The label of an image record with the time of its last use: seconds since 1970.
 const USED_LABEL: &str = "teamster.io/used";
@@ -65,12 +65,7 @@ impl Images {
     /// Gives up what pulls left behind that nobody waited for, and removes what may go. `wanted` are the
     /// references of all tasks on this node.
     pub(in crate::runtime) async fn sweep(&self, wanted: &BTreeSet<String>) -> Result<(), RuntimeError> {
-        for lease in self.abandoned.take() {
-            if let Err(error) = close_lease(&self.link, lease.clone()).await {
-                self.abandoned.add(lease);
-                return Err(error);
-            }
-        }
+        self.give_up_leases().await?;
         if self.settings.pull == PullPolicy::Never {
             return Ok(());
         }
