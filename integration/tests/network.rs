@@ -16,6 +16,10 @@ use teamster_integration::world::{self, CLUSTER, METADATA, NODE, SERVER, SITE, W
 /// Tasks that run side by side.
 const MANY: usize = 16;
 
+/// The smallest pool there may be, and how many tasks have room in it.
+const TINY_POOL: &str = "10.99.0.0/28";
+const TINY_POOL_HOLDS: usize = 6;
+
 /// Asks for a page; says what came, or "nothing". By `nc`, because a static busybox cannot look up even an
 /// address for its `wget`.
 fn ask(address: &str) -> String {
@@ -246,6 +250,63 @@ async fn the_nodes_own_network_is_the_operators_to_give() {
     let lines: Vec<_> = stdout(&ended, 0).lines().collect();
     assert_eq!(lines[..3], ["served 127.0.0.1 by 127.0.0.1", "lo", "up0"]);
     assert_ne!(lines[3], nix::unistd::gethostname().unwrap().to_string_lossy(), "no more than the network");
+}
+
+#[tokio::test]
+async fn who_finds_no_address_waits_for_one() {
+    let Some(_world) = enter() else { return };
+    world::forward();
+    let stand = Stand::start().await;
+    let mut cluster = node(&stand, &format!("pool = '{TINY_POOL}'")).await;
+    let marks = Marks::new(&cluster.shared());
+    let hold = |name: &str| format!("{}; {}; {}", marks.shell(name), marks.shell_gate("go"), ask(SERVER));
+    // Has its first executor behind it when there is no address for the second.
+    let first = format!("{}; {}", marks.shell("first"), marks.shell_gate("full"));
+    let second = task("two", Some("egress"), &[first, hold("second")]);
+    let second = cluster.client.submit(&second).await;
+    eventually("the first executor to run", async || (marks.count("first") == 1).then_some(())).await;
+    let mut holders = Vec::new();
+    for number in 0..TINY_POOL_HOLDS {
+        let held = task(&format!("held{number}"), Some("egress"), &[hold("held")]);
+        holders.push(cluster.client.submit(&held).await);
+    }
+    let running = || marks.count("held");
+    eventually("the pool to be full", async || (running() == TINY_POOL_HOLDS - 1).then_some(())).await;
+    marks.open_gate("full");
+
+    // One of the two that want the last address gets it.
+    let begun = || running() - (TINY_POOL_HOLDS - 1) + marks.count("second");
+    eventually("the last address to be taken", async || (begun() == 1).then_some(())).await;
+    let more = task("more", Some("egress"), &[hold("more")]);
+    let [more, unwanted] = [cluster.client.submit(&more).await, cluster.client.submit(&more).await];
+    let without = cluster.client.submit(&task("without", None, &["true".to_owned()])).await;
+    let expected = format!("waiting to find a free address: other tasks have all 6 of the pool {TINY_POOL}");
+    for id in [&more, &unwanted] {
+        let waiting = eventually("the wait to be told", async || {
+            let waiting = cluster.client.task(id).await;
+            waiting["logs"][0]["system_logs"].to_string().contains(&expected).then_some(waiting)
+        })
+        .await;
+        assert_eq!(waiting["state"], "INITIALIZING", "{waiting:#}");
+    }
+    assert_eq!(cluster.client.wait(&without).await["state"], "COMPLETE", "others have nothing to do with it");
+    cluster.client.cancel(&unwanted).await;
+    assert_eq!(cluster.client.wait(&unwanted).await["state"], "CANCELED");
+    cluster.kill_agent();
+    cluster.start_agent(&[]);
+    cluster.wait_ready().await;
+    assert_eq!((begun(), marks.count("more")), (1, 0), "nobody has what is not there");
+
+    marks.open_gate("go");
+    let page = format!("served {NODE} by {SERVER}\n");
+    for id in holders.iter().chain([&more]) {
+        let ended = cluster.client.wait(id).await;
+        assert_eq!(stdout(&ended, 0), page);
+        assert_eq!(ended["logs"].as_array().unwrap().len(), 1, "nothing was tried again: {ended:#}");
+    }
+    assert_eq!(stdout(&cluster.client.wait(&second).await, 1), page);
+    assert_eq!((marks.count("first"), marks.count("second"), marks.count("more")), (1, 1, 1));
+    wait_no_links().await;
 }
 
 #[tokio::test]

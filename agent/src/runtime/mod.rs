@@ -338,6 +338,9 @@ pub enum RuntimeError {
     /// The container has ended and nothing of the task ever ran in it.
     #[error("container {0} ended before its command was started")]
     NeverBegan(ContainerId),
+    /// The container was made and waits for its way out: other tasks of this node have all addresses.
+    #[error("{0}")]
+    NoAddress(String),
     /// Anything else that this node could not do.
     #[error("{action}: {reason}")]
     Failed {

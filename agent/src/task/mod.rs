@@ -1,10 +1,12 @@
 //! The life of one task on this node. `plan.rs` and `policy.rs` decide without touching anything, `run.rs`
 //! drives an attempt from whatever phase it is in to its end, `steps.rs` are the steps forward, `ending.rs`
-//! the ways out, `limits.rs` what ends a task that takes more than it may. Nothing here knows of the coordinator: orders come in and reports go out by channel.
+//! the ways out, `limits.rs` what ends a task that takes more than it may, `making.rs` what a container may have
+//! to wait for. Nothing here knows of the coordinator: orders come in and reports go out by channel.
 
 mod ending;
 mod limits;
 pub mod logs;
+mod making;
 pub mod plan;
 mod policy;
 mod pulling;

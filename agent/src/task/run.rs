@@ -101,6 +101,7 @@ impl From<RuntimeError> for Halt {
             | RuntimeError::KeeperLost(_)
             | RuntimeError::NeverBegan(_)
             | RuntimeError::PullFailed { .. }
+            | RuntimeError::NoAddress(_)
             | RuntimeError::Failed { .. } => Self::lost(text),
         }
     }

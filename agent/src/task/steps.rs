@@ -79,8 +79,7 @@ impl Run {
         let image = image
             .ok_or_else(|| Halt::refused(Reason::TaskRefused, format!("there is no executor {executor}")))?;
         let spec = plan.container(executor, image, self.node.config.log_max.0);
-        let runtime = &self.node.runtime;
-        self.patiently(|| runtime.create(&spec)).await
+        self.make_container(&spec).await
     }
 
     /// From [`Phase::Started`]: starts the container unless it was, and waits for its end.

@@ -7,7 +7,7 @@ use super::Containerd;
 use super::link::{QUICK, call, failure, or_missing};
 use super::wait::status;
 use crate::assignment::Network;
-use crate::runtime::network::{Egress, Names};
+use crate::runtime::network::{Egress, EgressError, Names};
 use crate::runtime::{ContainerId, ContainerSpec, RuntimeError};
 
 impl Containerd {
@@ -53,6 +53,9 @@ impl Containerd {
     }
 }
 
-fn failed(error: &impl ToString) -> RuntimeError {
-    RuntimeError::Failed { action: "connect the task".to_owned(), reason: error.to_string() }
+fn failed(error: &EgressError) -> RuntimeError {
+    match error {
+        EgressError::PoolIsFull(..) => RuntimeError::NoAddress(error.to_string()),
+        _ => RuntimeError::Failed { action: "connect the task".to_owned(), reason: error.to_string() },
+    }
 }

@@ -43,8 +43,8 @@ pub(super) enum LinkError {
     #[error("connect the task: its network namespace is the node's own")]
     NotApart,
     /// As many tasks as addresses.
-    #[error("find a free address in the pool {0}; network.pool must be larger")]
-    PoolIsFull(Ipv4Net),
+    #[error("find a free address: all of the pool are taken")]
+    PoolIsFull,
     /// It took too long, or broke off.
     #[error("connect the task: the kernel does not answer")]
     Silent,
@@ -220,7 +220,7 @@ async fn node_end(kernel: &Handle, wanted: &Wanted, namespace: &File) -> Result<
         add_address(kernel, index, pair.node).await.map_err(failed)?;
         return Ok(pair);
     }
-    Err(LinkError::PoolIsFull(wanted.pool))
+    Err(LinkError::PoolIsFull)
 }
 
 /// Sets up the task's end, from within its namespace.

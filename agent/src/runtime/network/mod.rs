@@ -60,6 +60,9 @@ pub enum EgressError {
     /// The pool is somebody's.
     #[error("use the pool {0}: the node has a route to {1}; set network.pool to addresses that nobody uses")]
     PoolInUse(Ipv4Net, Ipv4Net),
+    /// As many tasks as addresses; one is free when another task ends.
+    #[error("find a free address: other tasks have all {1} of the pool {0} (network.pool)")]
+    PoolIsFull(Ipv4Net, u32),
     /// Only servers that tasks cannot reach.
     #[error("find a name server that tasks can reach; set network.dns (to [] for none)")]
     NoNameServer,
@@ -183,8 +186,13 @@ impl Egress {
             link::clear(pid).await.map_err(LinkFailure)?;
         }
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let wanted = Wanted { pid, alias: id.to_string(), pool: self.policy.pool, first };
-        let name = link::connect(wanted).await.map_err(LinkFailure)?;
+        let pool = self.policy.pool;
+        let name = match link::connect(Wanted { pid, alias: id.to_string(), pool, first }).await {
+            Err(LinkError::PoolIsFull) => {
+                return Err(EgressError::PoolIsFull(pool, pool::pair_count(pool)));
+            }
+            made => made.map_err(LinkFailure)?,
+        };
         tracing::debug!(container = %id, link = name, "connected");
         self.links().insert(id.to_string(), name);
         Ok(())
