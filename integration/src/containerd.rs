@@ -1,15 +1,16 @@
 //! A containerd of the test's own: own root, state and socket in a short temporary directory. What the test
-//! leaves behind when it fails (shims, containers, mounts, cgroups) is cleared away with it, and only that.
+//! leaves behind when it fails (shims, containers, mounts, cgroups) is cleared away with it, and only that. What a
+//! test left that was killed itself is cleared away by the next one.
 
-use std::fs;
+mod leftovers;
+
+use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::skip;
@@ -48,6 +49,7 @@ fn has_program(name: &str) -> bool {
 /// A containerd that ends with this value.
 pub struct PrivateContainerd {
     home: TempDir,
+    _owner: File,
     child: Option<Child>,
     programs: Option<PathBuf>,
 }
@@ -64,7 +66,10 @@ impl PrivateContainerd {
     /// The same with the containerd and the shim in the directory `programs`.
     pub fn start_from(programs: Option<&Path>) -> Self {
         // Short, because the path of a Unix socket must not be longer than 107 bytes.
-        let home = tempfile::Builder::new().prefix("tm").tempdir_in("/tmp").expect("a temporary directory");
+        leftovers::clear_away();
+        let home = tempfile::Builder::new().prefix(leftovers::PREFIX).tempdir_in(leftovers::PARENT);
+        let home = home.expect("a temporary directory");
+        let owner = leftovers::claim(home.path());
         let path = home.path().display();
         let config = format!(
             "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
@@ -72,7 +77,8 @@ impl PrivateContainerd {
              [grpc]\naddress = \"{path}/c.sock\"\n[ttrpc]\naddress = \"{path}/t.sock\"\n"
         );
         fs::write(home.path().join("config.toml"), config).expect("write containerd's configuration");
-        let mut containerd = Self { home, child: None, programs: programs.map(Path::to_owned) };
+        let mut containerd =
+            Self { home, _owner: owner, child: None, programs: programs.map(Path::to_owned) };
         containerd.restart();
         containerd
     }
@@ -135,24 +141,10 @@ impl PrivateContainerd {
     /// Ends containerd and everything that runs in its containers, as a loss of power does. What is on
     /// disk stays.
     pub fn lose_everything_that_runs(&mut self) {
-        let containers = self.containers();
         self.kill9();
-        self.kill_containers(&containers);
+        leftovers::clear(self.home.path());
         // The kernel's memory of the last boot: a tmpfs on a real machine.
         fs::remove_dir_all(self.home.path().join("state")).expect("remove containerd's state");
-    }
-
-    fn kill_containers(&self, containers: &[(Option<i32>, String)]) {
-        for pid in self.shims().into_iter().chain(containers.iter().filter_map(|(pid, _)| *pid)) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        let deadline = Instant::now() + DEADLINE;
-        while !self.shims().is_empty() && Instant::now() < deadline {
-            std::thread::sleep(PAUSE);
-        }
-        for mount in self.mounts() {
-            let _ = umount2(&mount, MntFlags::MNT_DETACH);
-        }
     }
 
     /// What it wrote.
@@ -162,51 +154,19 @@ impl PrivateContainerd {
 
     /// The shims that belong to this containerd, by process id.
     pub fn shims(&self) -> Vec<i32> {
-        let socket = self.socket();
-        processes()
-            .filter(|(_, arguments)| {
-                let is_shim = arguments.first().is_some_and(|name| name.contains("containerd-shim"));
-                is_shim && arguments.iter().any(|argument| Path::new(argument) == socket)
-            })
-            .map(|(pid, _)| pid)
-            .collect()
+        leftovers::shims(self.home.path())
     }
 
     /// What is mounted below its directories, innermost first.
     pub fn mounts(&self) -> Vec<PathBuf> {
-        let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mut mounts: Vec<PathBuf> = table
-            .lines()
-            .filter_map(|line| line.split(' ').nth(1).map(PathBuf::from))
-            .filter(|path| path.starts_with(self.home.path()))
-            .collect();
-        mounts.reverse();
-        mounts
-    }
-
-    /// The first processes of containers that still exist, and the containers' names.
-    fn containers(&self) -> Vec<(Option<i32>, String)> {
-        let bundles = self.home.path().join("state/io.containerd.runtime.v2.task/teamster");
-        let Ok(entries) = fs::read_dir(bundles) else { return Vec::new() };
-        entries
-            .flatten()
-            .map(|entry| {
-                let pid = fs::read_to_string(entry.path().join("init.pid")).ok();
-                let pid = pid.and_then(|text| text.trim().parse().ok());
-                (pid, entry.file_name().to_string_lossy().into_owned())
-            })
-            .collect()
+        leftovers::mounts(self.home.path())
     }
 }
 
 impl Drop for PrivateContainerd {
     fn drop(&mut self) {
-        let containers = self.containers();
         self.kill9();
-        self.kill_containers(&containers);
-        for (_, name) in containers {
-            remove_cgroups(&name);
-        }
+        leftovers::clear(self.home.path());
     }
 }
 
@@ -218,15 +178,6 @@ fn processes() -> impl Iterator<Item = (i32, Vec<String>)> {
         let arguments = line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
         Some((pid, arguments.collect()))
     })
-}
-
-/// The cgroups of the attempt that a container was part of: `<task>-<attempt>-<executor>`.
-fn remove_cgroups(container: &str) {
-    let Some((attempt, executor)) = container.rsplit_once('-') else { return };
-    for attempt in attempt_cgroups(attempt) {
-        let _ = fs::remove_dir(attempt.join(executor));
-        let _ = fs::remove_dir(attempt);
-    }
 }
 
 /// The directories that an attempt has in the cgroup hierarchies of this machine.
