@@ -53,10 +53,8 @@ impl Queue {
     }
 
     /// Adds tasks that may be placed now, all at once.
-    pub(super) fn restore(&mut self, ready: BTreeMap<Class, Vec<(Seq, Waiting)>>) {
-        for (class, waiting) in ready {
-            self.ready.entry(class).or_default().append(&mut waiting.into_iter().collect());
-        }
+    pub(super) fn restore(&mut self, class: Class, waiting: Vec<(Seq, Waiting)>) {
+        self.ready.entry(class).or_default().append(&mut waiting.into_iter().collect());
     }
 
     /// Takes a task out, whichever way it waits.

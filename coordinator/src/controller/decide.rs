@@ -11,10 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::act::Reply;
 use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
+use super::known::{Found, LiveTask};
 use super::once::Remembered;
-use super::{
-    CancelAnswer, Controller, Event, KeyReused, LiveTask, NodeHello, Session, Submission, rows, words,
-};
+use super::{CancelAnswer, Controller, Event, KeyReused, NodeHello, Session, Submission, rows, words};
 use crate::attempt_log::AttemptLog;
 use crate::board::{Progress, StorageView};
 use crate::cluster::{
@@ -150,16 +149,16 @@ impl Controller {
         reply: oneshot::Sender<CancelAnswer>,
         decided: &mut Decided,
     ) -> Result<(), StoreError> {
-        let answer = match self.seqs.get(&task) {
-            Some(seq) => {
-                let event = cluster::Event::CancelRequested(*seq);
+        let answer = match self.find(&task)? {
+            Some(Found::Live(seq)) => {
+                let event = cluster::Event::CancelRequested(seq);
                 if self.cluster.handle(now, event, &mut decided.effects) {
                     tracing::info!(%task, by, "cancel requested");
-                    decided.notes.push((*seq, words::canceled(by)));
+                    decided.notes.push((seq, words::canceled(by)));
                 }
                 CancelAnswer::Accepted
             }
-            None if self.reader.seq(&task)?.is_some() => CancelAnswer::Accepted,
+            Some(Found::Ended) => CancelAnswer::Accepted,
             None => CancelAnswer::Unknown,
         };
         decided.replies.push(Reply::Canceled(reply, answer));
@@ -265,16 +264,16 @@ impl Controller {
         decided: &mut Decided,
     ) -> Result<Option<Held>, StoreError> {
         let HeldAttempt { task, attempt, stage } = said;
-        let Some(seq) = self.seqs.get(&task).copied() else {
-            if self.reader.seq(&task)?.is_some() {
+        let seq = match self.find(&task)? {
+            Some(Found::Live(seq)) => seq,
+            Some(Found::Ended) => {
                 decided.strangers.push((key, ToAgent::Forget { task, attempt }));
-            } else if !matches!(stage, Stage::Ended { .. }) {
-                tracing::error!(%task, attempt, "an agent runs a task that this cluster does not know; stopping it");
-                decided.strangers.push((key, ToAgent::Stop { task, attempt }));
-            } else if let Stage::Ended { log, .. } = stage {
-                self.strangers.ended(key, task, attempt, log.end_time);
+                return Ok(None);
             }
-            return Ok(None);
+            None => {
+                self.stranger(key, task, attempt, &stage, decided);
+                return Ok(None);
+            }
         };
         let stage = match stage {
             Stage::Preparing { note } => {
@@ -293,6 +292,16 @@ impl Controller {
             }
         };
         Ok(Some(Held { seq, attempt, stage }))
+    }
+
+    /// Deals with an attempt at a task that this cluster does not know.
+    fn stranger(&mut self, key: NodeKey, task: TaskId, attempt: u32, stage: &Stage, decided: &mut Decided) {
+        if let Stage::Ended { log, .. } = stage {
+            self.strangers.ended(key, task, attempt, log.end_time);
+        } else {
+            tracing::error!(%task, attempt, "an agent runs a task that this cluster does not know; stopping it");
+            decided.strangers.push((key, ToAgent::Stop { task, attempt }));
+        }
     }
 
     /// Notes what is done now for a task; what an older attempt says of itself is not about that.

@@ -6,6 +6,7 @@ mod act;
 mod decide;
 mod event;
 mod handle;
+mod known;
 mod once;
 mod rows;
 mod strangers;
@@ -29,7 +30,8 @@ use crate::board::{Board, Progress};
 use crate::cluster::{Cluster, Millis, NodeKey, Policy, Seq, Task};
 use crate::disk::Room;
 use crate::metrics::Metrics;
-use crate::store::{Asks, Reader, StoreError, Writer};
+use crate::store::{Asks, LiveRow, Reader, StoreError, Writer};
+use known::LiveTask;
 use strangers::Strangers;
 
 /// Events that may wait. Callers wait when it is full: a burst is felt at the door, not in memory.
@@ -81,8 +83,8 @@ struct Controller {
     storages: Vec<String>,
     task_retention: Duration,
     metrics: Metrics,
-    /// Trees and not hash tables, this and the next: a restart makes them at once out of what is in order already, and
-    /// tasks that are spoken of together lie together.
+    /// See [`known`], this and the next two. Trees and not hash tables: they never stop to grow all at once, and tasks
+    /// that are spoken of together lie together.
     live: BTreeMap<Seq, LiveTask>,
     seqs: BTreeMap<TaskId, Seq>,
     /// One copy of each different wish, shared by the tasks that have it.
@@ -95,14 +97,6 @@ struct Controller {
     next_session: u64,
     started: Instant,
     brake_was_on: bool,
-}
-
-/// What the model does not hold of a live task.
-struct LiveTask {
-    id: TaskId,
-    asks: Arc<Asks>,
-    /// When the attempt that is under way was placed.
-    since: Option<Timestamp>,
 }
 
 struct Session {
@@ -148,22 +142,19 @@ impl Controller {
         let live = self.reader.live()?;
         let count = live.tasks().len();
         // What is said of many tasks alike is made once.
-        let mut kinds = Vec::with_capacity(live.rows().len());
-        for row in live.rows() {
-            let state = rows::state_of(row, |node| self.cluster.node_key(now, node));
-            let asks = self.share(&row.asks);
-            kinds.push((Task { request: rows::request_of(&asks, &self.storages), state }, asks, row.since));
+        let kinds: Vec<_> = live.rows().iter().map(|row| self.kind(now, row)).collect();
+        self.cluster.restore(now, &kinds, live.tasks().iter().map(|task| (task.seq, task.row)));
+        // Agents will speak of these at once.
+        for (seq, id, row) in live.iter().filter(|(_, _, row)| row.node.is_some()) {
+            self.remember_row(seq, id, row);
         }
-        let tasks = live.tasks();
-        self.cluster.restore(now, tasks.iter().map(|task| (task.seq, kinds[task.row].0)).collect());
-        self.seqs = tasks.iter().map(|task| (task.id, task.seq)).collect();
-        let known = tasks.iter().map(|task| {
-            let (_, asks, since) = &kinds[task.row];
-            (task.seq, LiveTask { id: task.id, asks: asks.clone(), since: *since })
-        });
-        self.live = known.collect();
         tracing::info!(tasks = count, "restored the tasks that had not ended");
         Ok(())
+    }
+
+    fn kind(&mut self, now: Millis, row: &LiveRow) -> Task {
+        let state = rows::state_of(row, |node| self.cluster.node_key(now, node));
+        Task { request: rows::request_of(&row.asks, &self.storages), state }
     }
 
     fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), StoreError> {
@@ -189,7 +180,7 @@ impl Controller {
             self.decide(now, event, &mut decided)?;
         }
         self.cluster.schedule(now, &mut decided.effects);
-        let changes = self.changes(&mut decided);
+        let changes = self.changes(&mut decided)?;
         let ready = Instant::now();
         self.writer.commit(&changes)?;
         let commit = (!changes.is_empty()).then(|| ready.elapsed());
@@ -199,26 +190,5 @@ impl Controller {
 
     fn now(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
-    }
-
-    fn share(&mut self, asks: &Asks) -> Arc<Asks> {
-        if let Some(shared) = self.asks.get(asks) {
-            return shared.clone();
-        }
-        let shared = Arc::new(asks.clone());
-        self.asks.insert(shared.clone());
-        shared
-    }
-
-    fn remember(&mut self, seq: Seq, task: LiveTask) {
-        self.seqs.insert(task.id, seq);
-        self.live.insert(seq, task);
-    }
-
-    fn forget(&mut self, seq: Seq) {
-        self.progress.remove(&seq);
-        if let Some(task) = self.live.remove(&seq) {
-            self.seqs.remove(&task.id);
-        }
     }
 }

@@ -10,11 +10,11 @@ use crate::attempt_log::AttemptLog;
 use crate::cluster::{
     AttemptEnd, Class, NodeKey, Placement, Request, Resources, Seq, Shown, StorageSet, TaskState,
 };
-use crate::store::{self, Asks, Change, FinalState, LiveRow, LiveState};
+use crate::store::{self, Asks, Change, FinalState, LiveRow, LiveState, StoreError};
 
 impl Controller {
     /// Everything that a batch changes on disk, in the order in which it must be written.
-    pub(super) fn changes(&mut self, decided: &mut Decided) -> Vec<Change> {
+    pub(super) fn changes(&mut self, decided: &mut Decided) -> Result<Vec<Change>, StoreError> {
         let wall = Timestamp::now();
         let mut changes = Vec::new();
         for accepted in &decided.accepted {
@@ -41,6 +41,7 @@ impl Controller {
             changes.push(Change::AttemptEnded { seq: end.seq, attempt: end.placement.attempt, log });
         }
         for (seq, state) in &decided.effects.changed {
+            self.recall(*seq)?;
             changes.extend(match final_state(*state) {
                 Some(state) => Some(Change::Finished { seq: *seq, state }),
                 // What was accepted and still waits is written by its acceptance.
@@ -49,7 +50,7 @@ impl Controller {
             });
         }
         changes.extend(decided.swept.iter().map(|ended| Change::Swept { ended: *ended }));
-        changes
+        Ok(changes)
     }
 
     fn live_row(&mut self, seq: Seq, state: TaskState, wall: Timestamp) -> Option<LiveRow> {

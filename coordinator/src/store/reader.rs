@@ -93,6 +93,11 @@ impl Reader {
         Ok(spec.map(|spec| (head.id, Arc::new(spec))))
     }
 
+    /// Id and row of task number `seq`, if it has not ended.
+    pub fn live_task(&self, seq: u64) -> Result<Option<(TaskId, LiveRow)>, StoreError> {
+        self.snapshot()?.live_task(seq)
+    }
+
     /// Every task that has not ended, in order of acceptance. Reads no other rows.
     pub fn live(&self) -> Result<Live, StoreError> {
         let snapshot = self.snapshot()?;

@@ -11,7 +11,7 @@ use teamster_values::TaskId;
 use super::StoreError;
 use super::open::Shared;
 use super::reader::{Status, StoredTask, Want};
-use super::record::{self, Head};
+use super::record::{self, Head, LiveRow};
 use super::tables::{ATTEMPTS, FINALS, HEADS, IDS, LIVE, SPECS};
 
 /// A table of rows by sequence number.
@@ -172,11 +172,13 @@ impl<'s> Snapshot<'s> {
         if let Some(row) = self.row(&self.opened.finals, "finals", seq)? {
             return Ok(Some(Status::Final(row)));
         }
+        Ok(self.live_task(seq)?.map(|(_, row)| Status::Live(row)))
+    }
+
+    pub(super) fn live_task(&self, seq: u64) -> Result<Option<(TaskId, LiveRow)>, StoreError> {
         let found = self.opened.live.get(seq).map_err(|error| self.failed(error))?;
         let Some(bytes) = found else { return Ok(None) };
-        let (_, row) =
-            record::decode_live(bytes.value()).map_err(|reason| self.bad_row("live", seq, reason))?;
-        Ok(Some(Status::Live(row)))
+        record::decode_live(bytes.value()).map(Some).map_err(|reason| self.bad_row("live", seq, reason))
     }
 
     fn read_attempts(&self, task: &mut StoredTask) -> Result<(), StoreError> {
