@@ -1,11 +1,10 @@
 //! The listener: takes connections, bounds them, and lets them end well. Knows nothing of what is asked.
 
 use std::io;
-use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -14,11 +13,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::Service;
 
 use super::error::Abandoned;
 use super::strict_heads::Strict;
 use super::{ApiState, router};
+use crate::listen::connection::{self, End};
 use crate::listen::slots::{CLIENTS_MAX, Slots};
 use crate::listen::{Accepted, accept};
 
@@ -62,7 +62,7 @@ pub(super) async fn serve_patiently(
     // Cancel safe: a connection that is accepted is spawned in the same step.
     while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
         let (router, shutdown, cut) = (router.clone(), shutdown.clone(), cut.clone());
-        connections.spawn(connection(accepted, router, shutdown, cut, patience));
+        connections.spawn(serve_one(accepted, router, shutdown, cut, patience));
     }
     drop(listener);
     connections.close();
@@ -74,7 +74,7 @@ pub(super) async fn serve_patiently(
 }
 
 /// One connection from its first request to its end.
-async fn connection(
+async fn serve_one(
     accepted: Accepted,
     router: Router,
     shutdown: CancellationToken,
@@ -85,41 +85,34 @@ async fn connection(
     let asked = slot.clone();
     let service = service_fn(move |mut request: Request<_>| {
         request.extensions_mut().insert(peer);
+        // Who was served before is not idle while it asks again; who was not has to be answered first.
+        if asked.is_kept() {
+            asked.keep();
+        }
         let (answer, slot) = (answer(router.clone(), request), asked.clone());
-        async move { answer.await.inspect(|_| slot.keep()) }
+        async move {
+            answer.await.inspect(|answer| match answer.body().size_hint().exact() {
+                Some(_) => slot.idle(),
+                // It goes on for as long as there is something to tell.
+                None => slot.keep(),
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.next_request)
         .max_buf_size(READ_AHEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(Strict::new(stream, patience.stall)), service);
-    let mut connection = pin!(connection);
-    let mut is_stopping = false;
-    let ended = loop {
-        // Cancel safe: the connection is polled on after the other branch, never dropped half-way.
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            () = shutdown.cancelled(), if !is_stopping => {
-                is_stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = cut.cancelled() => return,
-            () = slot.displaced() => {
-                tracing::debug!(peer = %peer.0, "a connection that asked nothing gave way");
-                return;
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
+    // Before its first request hyper itself loses patience with it.
+    let end = End { shutdown, cut, first_call: None };
+    connection::run(connection, http1::Connection::graceful_shutdown, || true, (&slot, peer), end).await;
 }
 
 /// An error here makes hyper close the connection without a word.
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+async fn answer(mut router: Router, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
     // No engine sends chunks. Where they end is not followed, so nothing is read behind them.
     let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match router.oneshot(request.map(Body::new)).await {
+    let mut response = match router.call(request.map(Body::new)).await {
         Ok(response) => response,
         Err(never) => match never {},
     };

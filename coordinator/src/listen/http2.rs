@@ -2,7 +2,6 @@
 //! well. It owns each connection and each call on it, so that nothing of it is left when it returns. Knows nothing
 //! of what is called.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,10 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::Service;
 
+use super::connection::{self, End};
 use super::slots::Slots;
-use super::{Accepted, accept};
+use super::{Accepted, Guest, accept};
 
 /// All headers of a call together, unpacked; however many frames they come in. Clients send some hundred bytes.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
@@ -29,11 +29,26 @@ const HEADERS_BYTES_MAX: u32 = 64 << 10;
 /// connection that has more of them is ended: making and unmaking calls costs its client nothing.
 const RESET_CALLS_MAX: usize = 64;
 
+/// Whose connections keep their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Everybody's who has been answered.
+    Answered,
+    /// Of those only whom the service [admits](Guest::admit). Until then they are newcomers, of whom there are at most
+    /// so many.
+    ByService {
+        /// So many.
+        newcomers_max: usize,
+    },
+}
+
 /// What differs between listeners.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Connections at the same time.
     pub(crate) connections_max: usize,
+    /// Which of them keep their places.
+    pub(crate) admission: Admission,
     /// Calls under way on one connection.
     pub(crate) calls_max: u32,
     /// What a client may send of one call before somebody reads it. All of that is held in memory.
@@ -44,7 +59,8 @@ pub(crate) struct Limits {
     pub(crate) keepalive_interval: Duration,
     /// It is ended when it does not say so in this time: the other machine may be gone without a word.
     pub(crate) keepalive_timeout: Duration,
-    /// How long is waited for the first call. Who says nothing, or half of a greeting, is no client.
+    /// How long is waited for the first call, or for the service to admit who calls. Who says nothing, or half of a
+    /// greeting, is no client.
     pub(crate) first_call: Duration,
     /// How long calls under way may go on after the order to stop.
     pub(crate) finish: Duration,
@@ -74,11 +90,14 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
     stopping: impl Future<Output = ()>,
 ) {
-    let slots = Slots::at_most(limits.connections_max);
+    let slots = match limits.admission {
+        Admission::Answered => Slots::at_most(limits.connections_max),
+        Admission::ByService { newcomers_max } => Slots::with_door(limits.connections_max, newcomers_max),
+    };
     let calls = Calls { tracker: TaskTracker::new(), cut: CancellationToken::new() };
     // Cancel safe: a connection that is accepted is spawned in the same step.
     while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        let connection = connection(accepted, router.clone(), shutdown.clone(), calls.clone(), limits);
+        let connection = serve_one(accepted, router.clone(), shutdown.clone(), calls.clone(), limits);
         calls.tracker.spawn(connection);
     }
     drop(listener);
@@ -91,7 +110,7 @@ pub(crate) async fn serve(
 }
 
 /// One connection from its first call to its end.
-async fn connection(
+async fn serve_one(
     accepted: Accepted,
     router: Router,
     shutdown: CancellationToken,
@@ -101,14 +120,25 @@ async fn connection(
     let Accepted { stream, peer, slot } = accepted;
     let asked = slot.clone();
     let cut = calls.cut.clone();
-    let is_client = Arc::new(AtomicBool::new(false));
-    let called = is_client.clone();
+    let has_called = Arc::new(AtomicBool::new(false));
+    let called = has_called.clone();
     let service = service_fn(move |mut request: Request<_>| {
         called.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
-        let (answer, slot) = (router.clone().oneshot(request.map(Body::new)), asked.clone());
-        async move { answer.await.inspect(|_| slot.keep()) }
+        request.extensions_mut().insert(Guest(asked.clone()));
+        let (answer, slot) = (router.clone().call(request.map(Body::new)), asked.clone());
+        async move {
+            let answer = answer.await;
+            if limits.admission == Admission::Answered {
+                slot.keep();
+            }
+            answer
+        }
     });
+    let is_client = || match limits.admission {
+        Admission::Answered => has_called.load(Ordering::Relaxed),
+        Admission::ByService { .. } => slot.is_kept(),
+    };
     let connection = http2::Builder::new(calls)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.calls_max)
@@ -120,36 +150,7 @@ async fn connection(
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let mut first_call = pin!(tokio::time::sleep(limits.first_call));
-    let (mut is_stopping, mut is_new) = (false, true);
-    let ended = loop {
-        // Cancel safe: the connection is polled on after the other branch, never dropped half-way.
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            // A greeting that is half said cannot be ended gracefully, so before the first call neither is
-            // anything else.
-            () = first_call.as_mut(), if is_new => {
-                is_new = false;
-                if !is_client.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-            () = shutdown.cancelled(), if !is_stopping => {
-                is_stopping = true;
-                if !is_client.load(Ordering::Relaxed) {
-                    return;
-                }
-                connection.as_mut().graceful_shutdown();
-            }
-            () = cut.cancelled() => return,
-            () = slot.displaced() => {
-                tracing::debug!(peer = %peer.0, "a connection that asked nothing gave way");
-                return;
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
+    let first_call = Some(limits.first_call);
+    let end = End { shutdown, cut, first_call };
+    connection::run(connection, http2::Connection::graceful_shutdown, is_client, (&slot, peer), end).await;
 }

@@ -1,5 +1,6 @@
 //! Taking connections, so that no number of strangers keeps a client or an agent out. Knows nothing of what is asked.
 
+pub(crate) mod connection;
 pub(crate) mod http2;
 pub(crate) mod slots;
 
@@ -17,6 +18,22 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Whoever is at the other end of a connection, until it is known that they belong here.
+#[derive(Debug, Clone)]
+pub(crate) struct Guest(Arc<Slot>);
+
+impl Guest {
+    /// They belong here: their connection keeps its place.
+    pub(crate) fn admit(&self) {
+        self.0.keep();
+    }
+
+    /// Whether that is known.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.0.is_kept()
+    }
+}
 
 /// A connection that was taken.
 pub(crate) struct Accepted {

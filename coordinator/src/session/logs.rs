@@ -12,6 +12,7 @@ use wire::log_message::Body;
 use wire::log_request::Body as Request;
 
 use super::{Sessions, authenticate};
+use crate::listen::Guest;
 use crate::log_hub::{Asked, LogPart, LogStream, PART_BYTES_MAX, Unread};
 
 /// How long an agent may take over its hello, and over taking a request.
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Logs {
     pub(super) sessions: Sessions,
+    pub(super) guest: Guest,
     pub(super) incoming: Streaming<wire::LogMessage>,
     pub(super) outgoing: mpsc::Sender<Result<wire::LogRequest, Status>>,
 }
@@ -43,7 +45,7 @@ impl Logs {
         let Some(Body::Hello(hello)) = hello.and_then(|message| message.body) else {
             return Err(Status::invalid_argument("a log stream begins with hello"));
         };
-        authenticate(&hello, &self.sessions)?;
+        authenticate(&hello, &self.sessions, &self.guest)?;
         self.send(Request::Welcome(wire::Welcome {
             cluster_id: self.sessions.cluster_id.clone(),
             term: self.sessions.term,

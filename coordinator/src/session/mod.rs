@@ -2,6 +2,7 @@
 //! nothing and remembers nothing, so that losing it loses nothing.
 
 mod convert;
+mod gate;
 mod logs;
 mod stream;
 
@@ -18,7 +19,8 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::controller::Handle;
-use crate::listen::http2::{self, Limits};
+use crate::listen::Guest;
+use crate::listen::http2::{self, Admission, Limits};
 use crate::listen::slots::AGENTS_MAX;
 use crate::log_hub::LogHub;
 use crate::parameters::TaskPolicy;
@@ -27,13 +29,16 @@ use crate::parameters::TaskPolicy;
 const INCOMING_BYTES_MAX: usize = 16 << 20;
 /// Messages to an agent that may wait for its socket.
 const OUTGOING_MESSAGES_MAX: usize = 64;
-/// An agent has one session and one call for logs; more of them only while it comes back.
-const CALLS_PER_CONNECTION_MAX: u32 = 16;
+/// An agent has one session and one call for logs, each on a connection of its own; more only while it comes back.
+const CALLS_PER_CONNECTION_MAX: u32 = 4;
 /// What an agent may send of one call, and of all its calls together, before somebody reads it.
 const CALL_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
-/// Agents call as soon as they are connected.
-const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections that have not said a hello that was taken. With the windows above and what the gate lets through, each
+/// may hold somewhat less than a megabyte, so all of them less than a gigabyte.
+const NEWCOMERS_MAX: usize = 1024;
+/// Agents call, and say their hello, as soon as they are connected.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long answers that are on their way may take after the sessions are over.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,6 +68,15 @@ struct Service {
 
 /// Serves agents until `shutdown`; returns when the last session is over.
 pub(crate) async fn serve(listener: TcpListener, sessions: Sessions, shutdown: CancellationToken) {
+    serve_with(HELLO_TIMEOUT, listener, sessions, shutdown).await;
+}
+
+async fn serve_with(
+    hello_timeout: Duration,
+    listener: TcpListener,
+    sessions: Sessions,
+    shutdown: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let keepalive = sessions.heartbeat;
     let service = Service { sessions, tracker: tracker.clone(), shutdown: shutdown.clone() };
@@ -70,15 +84,17 @@ pub(crate) async fn serve(listener: TcpListener, sessions: Sessions, shutdown: C
         .max_decoding_message_size(INCOMING_BYTES_MAX);
     let limits = Limits {
         connections_max: AGENTS_MAX,
+        admission: Admission::ByService { newcomers_max: NEWCOMERS_MAX },
         calls_max: CALLS_PER_CONNECTION_MAX,
         call_window_bytes: CALL_WINDOW_BYTES,
         connection_window_bytes: CONNECTION_WINDOW_BYTES,
         keepalive_interval: keepalive,
         keepalive_timeout: 2 * keepalive,
-        first_call: FIRST_CALL_TIMEOUT,
+        first_call: hello_timeout,
         finish: FINISH_TIMEOUT,
     };
     let router = Routes::new(server).prepare().into_axum_router();
+    let router = router.layer(axum::middleware::map_request(async |request| gate::bounded(request)));
     let sessions_end = async {
         tracker.close();
         tracker.wait().await;
@@ -96,7 +112,8 @@ impl wire::agent_service_server::AgentService for Service {
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES_MAX);
-        let session = stream::Stream::new(self.sessions.clone(), request.into_inner(), outgoing);
+        let guest = guest(&request)?;
+        let session = stream::Stream::new(self.sessions.clone(), guest, request.into_inner(), outgoing);
         // The answer begins at once, so that an agent which waits for it before it speaks is served too.
         self.tracker.spawn(session.drive(self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -107,15 +124,22 @@ impl wire::agent_service_server::AgentService for Service {
         request: Request<Streaming<wire::LogMessage>>,
     ) -> Result<Response<Self::LogsStream>, Status> {
         let (outgoing, requests) = mpsc::channel(OUTGOING_MESSAGES_MAX);
-        let logs = logs::Logs { sessions: self.sessions.clone(), incoming: request.into_inner(), outgoing };
+        let (sessions, guest) = (self.sessions.clone(), guest(&request)?);
+        let logs = logs::Logs { sessions, guest, incoming: request.into_inner(), outgoing };
         self.tracker.spawn(logs.drive(self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(requests)))
     }
 }
 
-/// Whether an agent may have a session. The one gate: certificates and tokens are checked here when they
+/// Who calls, as the listener knows them.
+fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
+    let guest = request.extensions().get::<Guest>().cloned();
+    guest.ok_or_else(|| Status::internal("the call did not come through the listener"))
+}
+
+/// Whether an agent may have a session; who may is no stranger from then on. The one gate: certificates and tokens are checked here when they
 /// come; today every agent that reaches the port, speaks our protocol and belongs to our cluster may.
-fn authenticate(hello: &wire::Hello, sessions: &Sessions) -> Result<(), Status> {
+fn authenticate(hello: &wire::Hello, sessions: &Sessions, guest: &Guest) -> Result<(), Status> {
     if hello.protocol != 1 {
         return Err(Status::failed_precondition(format!(
             "the coordinator speaks protocol 1, the agent protocol {}: upgrade the older of the two",
@@ -138,5 +162,9 @@ fn authenticate(hello: &wire::Hello, sessions: &Sessions) -> Result<(), Status> 
             hello.term, sessions.term
         )));
     }
+    guest.admit();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

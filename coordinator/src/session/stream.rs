@@ -12,6 +12,7 @@ use wire::coordinator_message::Body as Answer;
 
 use super::{Sessions, authenticate, convert};
 use crate::controller::{Event, HeldAttempt, SessionId, ToAgent};
+use crate::listen::Guest;
 
 /// Commands that may wait for the session; more than a node runs tasks, so only a stuck one fills it.
 const COMMANDS_MAX: usize = 8192;
@@ -26,6 +27,7 @@ const HELD_MAX: usize = 100_000;
 
 pub(super) struct Stream {
     sessions: Sessions,
+    guest: Guest,
     incoming: Streaming<wire::AgentMessage>,
     outgoing: mpsc::Sender<Result<wire::CoordinatorMessage, Status>>,
 }
@@ -33,10 +35,11 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(
         sessions: Sessions,
+        guest: Guest,
         incoming: Streaming<wire::AgentMessage>,
         outgoing: mpsc::Sender<Result<wire::CoordinatorMessage, Status>>,
     ) -> Self {
-        Self { sessions, incoming, outgoing }
+        Self { sessions, guest, incoming, outgoing }
     }
 
     /// Runs the session to its end, whichever side ends it.
@@ -70,7 +73,7 @@ impl Stream {
         let Some(Body::Hello(hello)) = self.next().await? else {
             return Err(Status::invalid_argument("a session begins with hello"));
         };
-        authenticate(&hello, &self.sessions)?;
+        authenticate(&hello, &self.sessions, &self.guest)?;
         let agent = Box::new(convert::hello(hello)?);
         let held = self.inventory().await?;
         let answer = self

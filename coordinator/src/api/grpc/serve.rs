@@ -13,7 +13,7 @@ use tonic_health::server::HealthReporter;
 use super::super::serve::FINISH_TIMEOUT;
 use super::super::{Api, ApiState};
 use super::intake;
-use crate::listen::http2::{self, Limits};
+use crate::listen::http2::{self, Admission, Limits};
 use crate::listen::slots::CLIENTS_MAX;
 
 /// Calls under way on one connection, watches included; a client with more opens a second one or waits.
@@ -57,6 +57,7 @@ pub(super) async fn serve_with(
     let router = routes.prepare().into_axum_router().layer(from_fn_with_state(api, intake::bounded));
     let limits = Limits {
         connections_max: CLIENTS_MAX,
+        admission: Admission::Answered,
         calls_max: CALLS_PER_CONNECTION_MAX,
         call_window_bytes: CALL_WINDOW_BYTES,
         connection_window_bytes: CONNECTION_WINDOW_BYTES,
