@@ -16,9 +16,9 @@ const LONGEST_OUTAGE: Duration = Duration::from_secs(120);
 /// Something was written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Event {
-    /// `stdout`, `stderr`, `system` or `end`.
+    /// `stdout`, `stderr`, `system`, `waiting` or `end`; a newer coordinator may know others.
     pub(crate) name: String,
-    /// What was written; of `end`, the state of the task.
+    /// What was written; of `waiting`, what for; of `end`, the state of the task.
     pub(crate) text: String,
     id: String,
 }
@@ -40,7 +40,10 @@ pub(crate) async fn until_ended(
                 Ok(Some(piece)) => {
                     last_heard = Instant::now();
                     for event in lines.take(&piece) {
-                        last_id = Some(event.id.clone());
+                        // One without a place moves nobody on.
+                        if !event.id.is_empty() {
+                            last_id = Some(event.id.clone());
+                        }
                         if event.name == "end" {
                             return Ok(event.text);
                         }

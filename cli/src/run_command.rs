@@ -73,11 +73,17 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<u8> {
         table::say(&id);
         return Ok(FINE);
     }
-    let spinner = wait::spinner(format!("task {id}"));
+    let title = format!("task {id}");
+    let spinner = wait::spinner(title.clone());
     let ended =
         follow::until_ended(&client, &id, &LogsWanted::default(), |event| match event.name.as_str() {
-            "stdout" => spinner.suspend(|| table::write(&event.text)),
-            "stderr" => spinner.suspend(|| table::write_error(&event.text)),
+            "waiting" if spinner.is_hidden() => table::write_error(&format!("teamster: {}\n", event.text)),
+            "waiting" => spinner.set_message(format!("{title}: {}", event.text)),
+            "stdout" | "stderr" => {
+                spinner.set_message(title.clone());
+                let write = if event.name == "stdout" { table::write } else { table::write_error };
+                spinner.suspend(|| write(&event.text));
+            }
             // It is shown at the end, if all did not go well.
             _ => {}
         })

@@ -333,9 +333,12 @@ async fn cancel(client: &Client, ids: &[String]) -> anyhow::Result<u8> {
 async fn logs(client: &Client, id: &str, wanted: LogsWanted, is_followed: bool) -> anyhow::Result<u8> {
     let id = client.resolve(id).await?;
     if is_followed {
-        follow::until_ended(client, &id, &wanted, |event| {
-            let is_for_stdout = event.name == "stdout" || wanted.stream.is_some();
-            if is_for_stdout { table::write(&event.text) } else { table::write_error(&event.text) }
+        follow::until_ended(client, &id, &wanted, |event| match event.name.as_str() {
+            "waiting" => table::write_error(&format!("teamster: {}\n", event.text)),
+            "stdout" => table::write(&event.text),
+            "stderr" | "system" if wanted.stream.is_some() => table::write(&event.text),
+            "stderr" | "system" => table::write_error(&event.text),
+            _ => {}
         })
         .await?;
         return Ok(FINE);

@@ -177,12 +177,14 @@ fn task_logs(
 /// ready, how far that is.
 pub(super) fn notes(seq: u64, status: &Status, board: &Board) -> Vec<String> {
     match status {
-        Status::Live(row) => {
-            let now = why_waiting(row, board).or_else(|| how_far(seq, row, board));
-            row.notes.iter().cloned().chain(now).collect()
-        }
+        Status::Live(row) => row.notes.iter().cloned().chain(now(seq, row, board)).collect(),
         Status::Final(row) => row.notes.clone(),
     }
+}
+
+/// Why a task waits, or how far making it ready is, where there is a reason of its own to say.
+pub(super) fn now(seq: u64, row: &LiveRow, board: &Board) -> Option<String> {
+    why_waiting(row, board).or_else(|| how_far(seq, row, board))
 }
 
 /// How long each attempt had to wait: since the task came, or since the attempt before ended.

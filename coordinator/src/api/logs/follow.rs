@@ -14,8 +14,10 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use teamster_values::TaskId;
 use tokio::time::Instant;
 
+use super::position::Position;
 use super::source::{Place, STREAMS, Source, stored_end};
 use super::utf8::Decoder;
+use super::waiting::{self, Waiting};
 use super::{Question, Stream};
 use crate::api::Api;
 use crate::api::response::state_name;
@@ -32,32 +34,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How often a node that is away or busy is asked again for what only it has, before the stored end of the
 /// log has to do: long enough for a restart of its agent.
 const TRIES_MAX: u32 = 25;
-
-/// How far a reader is: what `id:` says and `Last-Event-ID` brings back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Position {
-    pub(super) attempt: u32,
-    pub(super) executor: u32,
-    /// Bytes of standard output and standard error of that executor that were told.
-    pub(super) offsets: [u64; 2],
-}
-
-impl Position {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.trim().split('-').map(|part| part.parse::<u64>().ok());
-        let mut next = || numbers.next().flatten();
-        let (attempt, executor, stdout, stderr) = (next()?, next()?, next()?, next()?);
-        let (attempt, executor) = (u32::try_from(attempt).ok()?, u32::try_from(executor).ok()?);
-        Some(Self { attempt, executor, offsets: [stdout, stderr] })
-    }
-}
-
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { attempt, executor, offsets: [stdout, stderr] } = self;
-        write!(f, "{attempt}-{executor}-{stdout}-{stderr}")
-    }
-}
 
 type Reading = BoxFuture<'static, (usize, Result<LogPart, Unread>)>;
 
@@ -85,6 +61,9 @@ struct Follower {
     begun: bool,
     /// The last attempt of which all is told.
     settled: u32,
+    waiting: Waiting,
+    /// Whether the attempt has not begun to run as far as is known: then it is looked at now and then.
+    is_made_ready: bool,
     step: Step,
     events: VecDeque<String>,
     told_at: Instant,
@@ -103,6 +82,8 @@ pub(super) fn answer(api: Arc<Api>, id: TaskId, question: Question, at: Option<P
         tries: 0,
         begun: at.is_some(),
         settled: 0,
+        waiting: Waiting::default(),
+        is_made_ready: false,
         step: Step::Look,
         events: VecDeque::new(),
         told_at: Instant::now(),
@@ -132,7 +113,7 @@ impl Follower {
             }
             match std::mem::replace(&mut self.step, Step::Look) {
                 Step::Look => self.look().await?,
-                Step::Read(source) => self.take(source).await,
+                Step::Read(source) => self.take(source).await?,
                 Step::Settle => self.settle().await?,
                 Step::Done => return Ok(None),
             }
@@ -156,6 +137,7 @@ impl Follower {
             Status::Live(row) => row.attempt <= self.settled,
             Status::Final(_) => false,
         };
+        self.tell_waiting(&task);
         if is_waiting {
             self.idle(LOOK_INTERVAL).await;
             return Ok(());
@@ -176,6 +158,16 @@ impl Follower {
         }
         self.start(source);
         Ok(())
+    }
+
+    /// Says what the task waits for, where that is news.
+    fn tell_waiting(&mut self, task: &StoredTask) {
+        self.is_made_ready = matches!(&task.status, Status::Live(row) if waiting::is_wait(row));
+        if let Some(text) = self.waiting.news(task, &self.api.state.board) {
+            // It moves nobody on in what was written, so it has no id.
+            let text = serde_json::Value::from(text);
+            self.events.push_back(format!("event: waiting\ndata: {text}\n\n"));
+        }
     }
 
     /// Moves to the last bytes of the executor that wrote last.
@@ -226,9 +218,22 @@ impl Follower {
         self.reading.push(Box::pin(async move { (index, source.read(place).await) }));
     }
 
-    async fn take(&mut self, source: Source) {
-        let Some((index, answer)) = self.reading.next().await else {
-            return self.executor_over(source);
+    async fn take(&mut self, source: Source) -> Result<(), StoreError> {
+        let hub = self.api.state.log_hub.clone();
+        let answer = tokio::select! {
+            // Cancel safe, both: what the node has not answered is still asked.
+            answer = self.reading.next() => answer,
+            () = hub.pause(LOOK_INTERVAL), if self.is_made_ready => {
+                let Some(task) = self.task(Want::Status)? else { return self.gone() };
+                self.tell_waiting(&task);
+                self.idle(Duration::ZERO).await;
+                self.step = Step::Read(source);
+                return Ok(());
+            }
+        };
+        let Some((index, answer)) = answer else {
+            self.executor_over(source);
+            return Ok(());
         };
         match answer {
             Ok(part) => {
@@ -250,6 +255,7 @@ impl Follower {
             }
             Err(unread) => self.without_node(source, unread).await,
         }
+        Ok(())
     }
 
     fn executor_over(&mut self, source: Source) {
@@ -325,6 +331,7 @@ impl Follower {
         let is_under_way = matches!(&task.status, Status::Live(row)
             if row.node.is_some() && row.attempt == self.at.attempt);
         if is_under_way {
+            self.tell_waiting(&task);
             self.idle(LOOK_INTERVAL).await;
             self.step = Step::Settle;
             return Ok(());

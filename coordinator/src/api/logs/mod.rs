@@ -3,9 +3,11 @@
 //! grow. Bytes come from the node as they are asked for, and from the task's own record when it has no more.
 
 mod follow;
+mod position;
 mod source;
 mod text;
 mod utf8;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use self::follow::Position;
+use self::position::Position;
 use self::source::{Place, STREAMS, Source, end_of, stored_end};
 use self::utf8::Decoder;
 use super::Api;

@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use crate::api::{router, stand};
 use crate::attempt_log::{AttemptLog, ExecutorLog};
+use crate::board::{Board, Progress};
 use crate::log_hub::{LogHub, LogPart, LogStream, Unread};
 use crate::spec::TaskSpec;
 use crate::store::{Asks, Change, FinalState, LiveRow, LiveState};
@@ -52,6 +53,7 @@ fn ended(written: &str, stored: &str) -> Vec<Change> {
 struct Bench {
     router: axum::Router,
     hub: Arc<LogHub>,
+    board: Arc<Board>,
     nodes: JoinSet<()>,
     _directory: tempfile::TempDir,
 }
@@ -60,8 +62,8 @@ impl Bench {
     fn new(rows: &[Change]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = stand::state(directory.path(), rows);
-        let hub = state.log_hub.clone();
-        Self { router: router(state), hub, nodes: JoinSet::new(), _directory: directory }
+        let (hub, board) = (state.log_hub.clone(), state.board.clone());
+        Self { router: router(state), hub, board, nodes: JoinSet::new(), _directory: directory }
     }
 
     /// A node on which each executor has written this to standard output, and nothing more comes.
@@ -192,6 +194,41 @@ async fn a_slow_reader_asks_for_nothing_and_holds_up_nobody() {
         text.push_str(std::str::from_utf8(&more.unwrap()).unwrap());
     }
     assert_eq!(joined(&events(&text), "stdout").as_bytes(), LONG);
+}
+
+#[tokio::test]
+async fn who_follows_a_task_that_waits_is_told_what_for() {
+    let bench = Bench::new(&[accepted(1)]);
+    for query in ["?follow=true", "?follow=true&stream=stdout", "?follow=true&stream=system&tail=1"] {
+        let mut events_of = bench.answer(query, None).await.into_body().into_data_stream();
+        let first = events_of.next().await.unwrap().unwrap();
+        // It has no id: who comes back comes back to where it was.
+        let expected = "event: waiting\ndata: \"waiting for a node: none has ever connected\"\n\n";
+        assert_eq!(std::str::from_utf8(&first).unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_follows_a_task_that_is_made_ready_is_told_how_far_that_is() {
+    let placed = LiveRow {
+        state: LiveState::Initializing,
+        attempt: 1,
+        node: Some("n1".into()),
+        since: Some(Timestamp::UNIX_EPOCH),
+        ..LiveRow::queued(Asks::default())
+    };
+    let bench = Bench::new(&[accepted(1), Change::Live { seq: 1, row: placed }]);
+    // The node is asked for what the task writes, and does not answer yet.
+    let (_attached, _asked) = bench.hub.attach("n1");
+    let mut events_of = bench.answer("?follow=true", None).await.into_body().into_data_stream();
+    for percent in [10, 90] {
+        let note = format!("pulling the image: {percent} %");
+        let progress = Progress::Preparing { note: note.as_str().into() };
+        bench.board.show_progress(std::iter::once((1, Some(progress))));
+        let event = events_of.next().await.unwrap().unwrap();
+        let expected = format!("event: waiting\ndata: \"{note}\"\n\n");
+        assert_eq!(std::str::from_utf8(&event).unwrap(), expected);
+    }
 }
 
 #[tokio::test]
