@@ -2,6 +2,7 @@
 //! only writes them out and looks at the nodes on the board. Nothing here costs more when there are more
 //! tasks, and nothing here decides anything.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,7 +23,7 @@ use crate::cluster::{Counts, TaskState};
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
 /// Method, route and class of the status.
-type RequestLabels = [(&'static str, String); 3];
+type RequestLabels = [(&'static str, Cow<'static, str>); 3];
 
 /// The figures. Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
@@ -174,9 +175,17 @@ impl Metrics {
     }
 
     /// A request was answered, or dropped where there is no `status`.
-    pub(crate) fn request(&self, method: &str, route: &str, status: Option<u16>) {
-        let status = status.map_or("dropped".to_owned(), |status| format!("{}xx", status / 100));
-        let labels = [("method", method.to_owned()), ("route", route.to_owned()), ("status", status)];
+    pub(crate) fn request(&self, method: &'static str, route: &str, status: Option<u16>) {
+        let class = match status.map(|status| status / 100) {
+            None => "dropped",
+            Some(1) => "1xx",
+            Some(2) => "2xx",
+            Some(3) => "3xx",
+            Some(4) => "4xx",
+            Some(_) => "5xx",
+        };
+        let route = Cow::Owned(route.to_owned());
+        let labels = [("method", method.into()), ("route", route), ("status", class.into())];
         self.requests.get_or_create(&labels).inc();
     }
 

@@ -4,7 +4,7 @@
 //! Leniently: `null` is absent, also inside maps; unknown keys are ignored; `cpuCores` is `cpu_cores`.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde_json::{Map, Value};
 
@@ -20,7 +20,7 @@ pub(super) struct Errors {
 
 impl Errors {
     /// Notes that the field at `place` is wrong.
-    pub(super) fn add(&mut self, place: &str, reason: impl Display) {
+    pub(super) fn add(&mut self, place: impl Display, reason: impl Display) {
         self.count += 1;
         if self.named.len() < NAMED_ERRORS_MAX {
             self.named.push(format!("{place}: {reason}"));
@@ -41,6 +41,8 @@ impl Errors {
 pub(super) struct Object<'e> {
     place: String,
     fields: Map<String, Value>,
+    /// Whether any name has a capital letter. Where none has, nothing has to be looked for under another spelling.
+    has_capitals: bool,
     errors: &'e mut Errors,
 }
 
@@ -48,7 +50,10 @@ impl<'e> Object<'e> {
     /// The object `value`; an error is noted when it is something else.
     pub(super) fn new(place: String, value: Value, errors: &'e mut Errors) -> Option<Self> {
         match value {
-            Value::Object(fields) => Some(Self { place, fields, errors }),
+            Value::Object(fields) => {
+                let has_capitals = fields.keys().any(|key| key.bytes().any(|byte| byte.is_ascii_uppercase()));
+                Some(Self { place, fields, has_capitals, errors })
+            }
             other => {
                 errors.add(&place, format_args!("must be an object, not {}", kind(&other)));
                 None
@@ -58,15 +63,13 @@ impl<'e> Object<'e> {
 
     /// Notes that field `name` is wrong.
     pub(super) fn refuse(&mut self, name: &str, reason: impl Display) {
-        let place = self.place_of(name);
-        self.errors.add(&place, reason);
+        self.errors.add(Field { object: &self.place, name }, reason);
     }
 
     /// A text.
     pub(super) fn text(&mut self, name: &str, max_bytes: usize) -> Option<String> {
         let value = self.take(name)?;
-        let place = self.place_of(name);
-        checked_text(value, &place, max_bytes, self.errors)
+        checked_text(value, Field { object: &self.place, name }, max_bytes, self.errors)
     }
 
     /// A text in a place where engines send `""` for nothing.
@@ -145,10 +148,10 @@ impl<'e> Object<'e> {
     /// A list of texts.
     pub(super) fn texts(&mut self, name: &str, max_length: usize, max_bytes: usize) -> Vec<String> {
         let values = self.list(name, max_length);
-        let place = self.place_of(name);
+        let place = Field { object: &self.place, name };
         let mut texts = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
-            texts.extend(checked_text(value, &format!("{place}[{index}]"), max_bytes, self.errors));
+            texts.extend(checked_text(value, format_args!("{place}[{index}]"), max_bytes, self.errors));
         }
         texts
     }
@@ -156,9 +159,9 @@ impl<'e> Object<'e> {
     /// A map from text to text. Engines send `null` for values that they do not have: those are dropped.
     pub(super) fn map(&mut self, name: &str, max_bytes: usize) -> BTreeMap<String, String> {
         let Some(value) = self.take(name) else { return BTreeMap::new() };
-        let place = self.place_of(name);
+        let place = Field { object: &self.place, name };
         let Value::Object(fields) = value else {
-            self.errors.add(&place, format_args!("must be an object, not {}", kind(&value)));
+            self.errors.add(place, format_args!("must be an object, not {}", kind(&value)));
             return BTreeMap::new();
         };
         let mut map = BTreeMap::new();
@@ -166,11 +169,11 @@ impl<'e> Object<'e> {
             if value.is_null() {
                 continue;
             }
-            let place = format!("{place}[{key:?}]");
             if key.contains('\0') {
-                self.errors.add(&place, "must not contain a NUL byte");
+                self.errors.add(format_args!("{place}[{key:?}]"), "must not contain a NUL byte");
             }
-            if let Some(text) = checked_text(value, &place, max_bytes, self.errors) {
+            let place = format_args!("{place}[{key:?}]");
+            if let Some(text) = checked_text(value, place, max_bytes, self.errors) {
                 map.insert(key, text);
             }
         }
@@ -189,12 +192,12 @@ impl<'e> Object<'e> {
     /// Whether a field is not there, or null.
     pub(super) fn is_absent(&self, name: &str) -> bool {
         let is_null = |name: &str| self.fields.get(name).is_none_or(Value::is_null);
-        is_null(name) && is_null(&lower_camel(name))
+        is_null(name) && (!self.has_capitals || is_null(&lower_camel(name)))
     }
 
     /// Where field `name` of this object stands.
-    pub(super) fn place_of(&self, name: &str) -> String {
-        if self.place.is_empty() { name.to_owned() } else { format!("{}.{name}", self.place) }
+    fn place_of(&self, name: &str) -> String {
+        Field { object: &self.place, name }.to_string()
     }
 
     fn list(&mut self, name: &str, max_length: usize) -> Vec<Value> {
@@ -217,11 +220,28 @@ impl<'e> Object<'e> {
 
     fn take(&mut self, name: &str) -> Option<Value> {
         let exact = self.fields.remove(name).filter(|value| !value.is_null());
-        exact.or_else(|| self.fields.remove(&lower_camel(name)).filter(|value| !value.is_null()))
+        if exact.is_some() || !self.has_capitals {
+            return exact;
+        }
+        self.fields.remove(&lower_camel(name)).filter(|value| !value.is_null())
     }
 }
 
-fn checked_text(value: Value, place: &str, max_bytes: usize, errors: &mut Errors) -> Option<String> {
+/// Where a field stands, to be written out only if something is wrong with it.
+#[derive(Clone, Copy)]
+struct Field<'p> {
+    object: &'p str,
+    name: &'p str,
+}
+
+impl Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, name } = self;
+        if object.is_empty() { f.write_str(name) } else { write!(f, "{object}.{name}") }
+    }
+}
+
+fn checked_text(value: Value, place: impl Display, max_bytes: usize, errors: &mut Errors) -> Option<String> {
     match value {
         Value::String(text) if text.contains('\0') => errors.add(place, "must not contain a NUL byte"),
         Value::String(text) if text.len() > max_bytes => {
@@ -283,7 +303,7 @@ mod tests {
     fn names_at_most_so_many_errors() {
         let mut errors = Errors::default();
         for index in 0..NAMED_ERRORS_MAX + 2 {
-            errors.add(&format!("x[{index}]"), "is wrong");
+            errors.add(format!("x[{index}]"), "is wrong");
         }
         let text = errors.into_text().unwrap();
         assert!(

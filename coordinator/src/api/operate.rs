@@ -5,8 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::Next;
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -46,17 +45,29 @@ pub(super) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response()
 }
 
-/// Counts every request. Routes are named as they are declared, never as they were asked for: who asks must
+/// What is counted of a request. Routes are named as they are declared, never as they were asked for: who asks must
 /// not be able to make new series.
-pub(super) async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let method = match request.method().as_str() {
-        known @ ("GET" | "POST" | "HEAD") => known.to_owned(),
-        _ => "other".to_owned(),
-    };
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let is_dropped = response.extensions().get::<Abandoned>().is_some();
-    let status = (!is_dropped).then(|| response.status().as_u16());
-    api.state.metrics.request(&method, route.as_ref().map_or("other", MatchedPath::as_str), status);
-    response
+pub(super) struct Asked {
+    method: &'static str,
+    route: Option<MatchedPath>,
+}
+
+impl Asked {
+    pub(super) fn of(request: &Request) -> Self {
+        let method = match *request.method() {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::HEAD => "HEAD",
+            _ => "other",
+        };
+        Self { method, route: request.extensions().get().cloned() }
+    }
+
+    /// Counts it with its answer.
+    pub(super) fn count(self, api: &Api, response: &Response) {
+        let is_dropped = response.extensions().get::<Abandoned>().is_some();
+        let status = (!is_dropped).then(|| response.status().as_u16());
+        let route = self.route.as_ref().map_or("other", MatchedPath::as_str);
+        api.state.metrics.request(self.method, route, status);
+    }
 }

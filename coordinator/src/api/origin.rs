@@ -2,28 +2,17 @@
 //! on the visitor's own machine or network; nobody may start containers that way. Engines and command-line
 //! clients send none of the headers looked at here.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, Method, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use super::error::ApiError;
 
-/// Refuses what changes something and comes from a page of another site.
-pub(super) async fn refuse_other_sites(
-    State(api): State<Arc<Api>>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Why a request that changes something is refused, if it comes from a page of another site.
+pub(super) fn refusal(api: &Api, request: &Request) -> Option<ApiError> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_local = api.state.config.http.ip().is_loopback();
-    if !is_read && is_from_other_site(request.headers(), is_local) {
-        return ApiError::OtherSite.into_response();
-    }
-    next.run(request).await
+    (!is_read && is_from_other_site(request.headers(), is_local)).then_some(ApiError::OtherSite)
 }
 
 /// Browsers name the page's site in `Origin` with every request that changes something. It is another one

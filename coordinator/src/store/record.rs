@@ -186,6 +186,18 @@ pub(super) fn decode_live_row(json: &[u8]) -> Result<LiveRow, String> {
     serde_json::from_slice(json).map_err(|error| error.to_string())
 }
 
+/// Only the notes of a row that [`encode_live`] made.
+pub(super) fn decode_live_notes(bytes: &[u8]) -> Result<Vec<String>, String> {
+    #[derive(Deserialize)]
+    struct Notes {
+        #[serde(default)]
+        notes: Vec<String>,
+    }
+    let (_, json) = split_live(bytes)?;
+    let row: Notes = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok(row.notes)
+}
+
 fn encode_after(prefix: &[u8], row: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(128);
     bytes.push(VERSION);
@@ -208,10 +220,13 @@ mod tests {
             LiveState::Canceling { shown: Shown::Initializing },
         ];
         for state in states {
-            let row =
+            let mut row =
                 LiveRow { state, attempt: 3, node: Some("n".into()), ..LiveRow::queued(Asks::default()) };
             let id = TaskId::from_bytes([7; 16]);
-            assert_eq!(decode_live(&encode_live(&id, &row)), Ok((id, row)));
+            assert_eq!(decode_live(&encode_live(&id, &row)), Ok((id, row.clone())));
+            assert_eq!(decode_live_notes(&encode_live(&id, &row)), Ok(Vec::new()));
+            row.notes = vec!["a".into(), "b".into()];
+            assert_eq!(decode_live_notes(&encode_live(&id, &row)), Ok(row.notes));
         }
     }
 
@@ -229,6 +244,7 @@ mod tests {
         assert!(decode_live(&bytes).unwrap_err().contains("version 9"));
         assert!(decode::<FinalRow>(&[]).is_err());
         assert!(decode_live(&[VERSION, 1, 2]).is_err());
+        assert!(decode_live_notes(&[VERSION, 1, 2]).is_err());
         assert!(decode::<FinalRow>(&[VERSION, b'{']).is_err());
     }
 }

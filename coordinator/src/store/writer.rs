@@ -232,8 +232,7 @@ impl Rows<'_> {
                 self.attempts.insert((*seq, *attempt), record::encode(log).as_slice())?;
             }
             Change::Finished { seq, state } => {
-                let (_, live) = self.take_live_row(*seq)?;
-                let row = FinalRow { state: *state, notes: live.notes };
+                let row = FinalRow { state: *state, notes: self.take_live_row(*seq)? };
                 self.finals.insert(seq, record::encode(&row).as_slice())?;
                 self.finals_by_state.insert((*state as u8, *seq), ())?;
                 self.finals_by_end.insert((self.now_millis, *seq), ())?;
@@ -263,21 +262,21 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// The row of a task that has not ended. A change to any other task is a defect of the model, and
-    /// refusing it keeps a terminal state terminal.
-    fn live_row(&self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
-        match self.changed.get(&seq) {
-            Some(changed) => Ok(changed.clone()),
-            None => decode_live(seq, self.live.get(seq)?),
+    /// The row of a task that has not ended; it comes back changed. A change to any other task is a defect of the
+    /// model, and refusing it keeps a terminal state terminal.
+    fn live_row(&mut self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
+        match self.changed.remove(&seq) {
+            Some(changed) => Ok(changed),
+            None => decode(seq, self.live.get(seq)?, record::decode_live),
         }
     }
 
-    /// The same for a task that ends: its row is no more.
-    fn take_live_row(&mut self, seq: u64) -> Result<(TaskId, LiveRow), Failure> {
+    /// The same for a task that ends: its row is no more, and what is left of it are its notes.
+    fn take_live_row(&mut self, seq: u64) -> Result<Vec<String>, Failure> {
         let on_disk = self.live.remove(seq)?;
         match self.changed.remove(&seq) {
-            Some(changed) => Ok(changed),
-            None => decode_live(seq, on_disk),
+            Some((_, row)) => Ok(row.notes),
+            None => decode(seq, on_disk, record::decode_live_notes),
         }
     }
 
@@ -289,11 +288,12 @@ impl Rows<'_> {
     }
 }
 
-fn decode_live(
+fn decode<T>(
     seq: u64,
     found: Option<AccessGuard<'_, &'static [u8]>>,
-) -> Result<(TaskId, LiveRow), Failure> {
+    read: fn(&[u8]) -> Result<T, String>,
+) -> Result<T, Failure> {
     let row = |reason| Failure::Row { table: "live", seq, reason };
     let bytes = found.ok_or_else(|| row("there is no such live task".to_owned()))?;
-    record::decode_live(bytes.value()).map_err(row)
+    read(bytes.value()).map_err(row)
 }
