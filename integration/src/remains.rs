@@ -8,8 +8,10 @@ use std::process::Command;
 use crate::cluster::Cluster;
 use crate::stand::Stand;
 
-/// How long the processes sleep that test tasks leave behind: a number that nothing else uses.
-pub const SLEEPER: &str = "98765";
+/// How many seconds the processes sleep that this test's tasks leave behind: a number that nobody else has.
+pub fn sleeper_seconds() -> String {
+    (900_000_000 + u64::from(std::process::id())).to_string()
+}
 
 /// Everything that was found, by kind.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,6 +97,7 @@ fn below(directory: &Path) -> BTreeSet<String> {
 /// What runs for containers of this containerd, and the sleepers that test tasks leave behind.
 fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
     let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
+    let seconds = sleeper_seconds();
     processes
         .filter_map(|process| {
             let words = process.cmdline().ok()?;
@@ -102,7 +105,7 @@ fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
             let names = ["containerd-shim", "teamster-keeper", "teamster-init", "runc"];
             let is_shim = names.iter().any(|name| program.contains(name));
             let is_shim = is_shim && words.iter().any(|word| word.contains(base));
-            let is_sleeper = words.iter().any(|word| word == SLEEPER) && words[0].contains("sleep");
+            let is_sleeper = words.contains(&seconds) && words[0].contains("sleep");
             (is_shim || is_sleeper).then(|| format!("{} {}", process.pid, words.join(" ")))
         })
         .collect()

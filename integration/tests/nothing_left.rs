@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, PATIENCE, eventually, shell_task};
-use teamster_integration::remains::{Remains, SLEEPER};
+use teamster_integration::remains::{Remains, sleeper_seconds};
 use teamster_integration::stand::Stand;
 
 /// How many tasks there are, and how many of them run at a time.
@@ -83,7 +83,7 @@ impl Kind {
 fn task(number: usize, marks: &Marks, cluster: &Cluster) -> Value {
     let name = format!("t{number}");
     let mark = marks.shell(&name);
-    let sleep = format!("sleep {SLEEPER}");
+    let sleep = format!("sleep {}", sleeper_seconds());
     let simple = |script: String| shell_task(&name, &[format!("{mark}; {script}")]);
     match Kind::of(number) {
         Kind::Succeeds => simple("true".to_owned()),
