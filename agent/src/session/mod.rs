@@ -35,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const ALARM_PAUSE: Duration = Duration::from_secs(30);
 /// Asking the runtime for its versions must not keep us from the coordinator.
 const VERSIONS_DEADLINE: Duration = Duration::from_secs(2);
+/// How often it is asked again while they are not known, and afterwards.
+const LOOK_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What this node tells of itself.
 pub struct Identity {
@@ -50,11 +52,33 @@ pub struct Identity {
     pub runtime: Arc<dyn Runtime>,
 }
 
+impl Identity {
+    /// All that is lacking here, with programs of these versions.
+    fn lacks_with(&self, versions: &BTreeMap<String, String>) -> Vec<String> {
+        self.lacks.iter().cloned().chain(shortfalls(versions)).collect()
+    }
+}
+
 /// The versions of what runs containers here; none while containerd does not answer.
 async fn versions(runtime: &dyn Runtime) -> BTreeMap<String, String> {
     match tokio::time::timeout(VERSIONS_DEADLINE, runtime.versions()).await {
         Ok(Ok(versions)) => versions.into_iter().collect(),
         Ok(Err(_)) | Err(_) => BTreeMap::new(),
+    }
+}
+
+/// The versions once they are other ones than those that are known: containerd has come up, or was upgraded.
+async fn other_versions(
+    runtime: Arc<dyn Runtime>,
+    known: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let pause = if known.is_empty() { LOOK_INTERVALS.0 } else { LOOK_INTERVALS.1 };
+    loop {
+        tokio::time::sleep(pause).await;
+        let found = versions(runtime.as_ref()).await;
+        if !found.is_empty() && found != known {
+            return found;
+        }
     }
 }
 

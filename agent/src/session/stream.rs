@@ -1,7 +1,7 @@
 //! One session: hello and inventory out, welcome in, then heartbeats, reports and commands until something
 //! breaks. It translates and keeps time; it remembers nothing that its successor would need.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use teamster_proto::agent::v1 as wire;
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use super::{Ended, Session, batches, cluster, convert, shortfalls, versions};
+use super::{Ended, Session, batches, cluster, convert, other_versions, versions};
 use crate::assignment::{Held, Report, Stage};
 use crate::boot::BootInstant;
 use crate::supervisor::{Event, REPORTS_MAX};
@@ -49,6 +49,10 @@ pub(super) struct Stream<'a> {
     /// Heartbeats on their way, and when they were sent.
     unanswered: VecDeque<(u64, BootInstant)>,
     number: u64,
+    /// What runs containers here, as it was last told.
+    versions: BTreeMap<String, String>,
+    /// Whether the next heartbeat has to tell it.
+    has_news: bool,
     /// When the message was sent that was answered last.
     heard: BootInstant,
     silent_until: Instant,
@@ -63,7 +67,8 @@ impl<'a> Stream<'a> {
     pub(super) async fn open(session: &'a Session, memory: &mut cluster::Memory) -> Result<Self, Ended> {
         let (cluster_id, term) = memory.recall().map_err(Ended::Alarm)?;
         let channel = connect(&session.coordinator).await?;
-        let hello = hello(session, cluster_id, term).await;
+        let versions = versions(session.identity.runtime.as_ref()).await;
+        let hello = hello(session, cluster_id, term, &versions);
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
         let held = attach(session, sender).await?;
         let (outgoing, more) = mpsc::channel(OUTGOING_MAX);
@@ -93,6 +98,8 @@ impl<'a> Stream<'a> {
             interval,
             unanswered: VecDeque::new(),
             number: 0,
+            versions,
+            has_news: false,
             heard,
             silent_until: Instant::now() + interval * SILENT_INTERVALS,
         })
@@ -103,6 +110,8 @@ impl<'a> Stream<'a> {
         let mut heartbeat = tokio::time::interval(self.interval);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = Vec::new();
+        let runtime = self.session.identity.runtime.clone();
+        let mut look = std::pin::pin!(other_versions(runtime.clone(), self.versions.clone()));
         loop {
             // Every branch may be dropped at its await: a message, a report or a tick that was not taken is
             // still there the next time.
@@ -117,6 +126,12 @@ impl<'a> Stream<'a> {
                     0 => Err(down("reports came faster than they could be sent; beginning anew")),
                     _ => self.send_reports(std::mem::take(&mut reports)).await,
                 },
+                versions = &mut look => {
+                    look.set(other_versions(runtime.clone(), versions.clone()));
+                    self.versions = versions;
+                    self.has_news = true;
+                    Ok(())
+                }
                 () = tokio::time::sleep_until(self.silent_until) => {
                     Err(down(format!("no heartbeat was answered for {:?}", self.interval * SILENT_INTERVALS)))
                 }
@@ -173,7 +188,12 @@ impl<'a> Stream<'a> {
         let storages = convert::offers(&self.session.offers.borrow());
         self.unanswered.push_back((self.number, BootInstant::now()));
         let closed = closed(self.session);
-        self.send(Out::Heartbeat(wire::Heartbeat { number: self.number, storages, closed })).await
+        let mut heartbeat = wire::Heartbeat { number: self.number, storages, closed, ..Default::default() };
+        if std::mem::take(&mut self.has_news) {
+            heartbeat.lacks = self.session.identity.lacks_with(&self.versions);
+            heartbeat.versions = self.versions.clone().into_iter().collect();
+        }
+        self.send(Out::Heartbeat(heartbeat)).await
     }
 
     async fn send_reports(&self, reports: Vec<Report>) -> Result<(), Ended> {
@@ -210,11 +230,15 @@ pub(super) async fn connect(coordinator: &str) -> Result<Channel, Ended> {
     endpoint.connect().await.map_err(|error| down(format!("cannot connect: {}", chain(&error))))
 }
 
-async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello {
+fn hello(
+    session: &Session,
+    cluster_id: String,
+    term: u64,
+    versions: &BTreeMap<String, String>,
+) -> wire::Hello {
     let identity = &session.identity;
     let storages = convert::offers(&session.offers.borrow());
-    let versions = versions(identity.runtime.as_ref()).await;
-    let lacks = identity.lacks.iter().cloned().chain(shortfalls(&versions)).collect();
+    let lacks = identity.lacks_with(versions);
     wire::Hello {
         protocol: PROTOCOL,
         node_id: identity.node_id.clone(),
@@ -225,7 +249,7 @@ async fn hello(session: &Session, cluster_id: String, term: u64) -> wire::Hello 
         capacity: Some(convert::capacity(&identity.capacity)),
         storages,
         closed: closed(session),
-        versions: versions.into_iter().collect(),
+        versions: versions.clone().into_iter().collect(),
         networks: identity.runtime.networks().iter().map(ToString::to_string).collect(),
         lacks,
     }

@@ -123,6 +123,10 @@ async fn listen(running: &mut JoinSet<()>) -> (SocketAddr, mpsc::Receiver<Call>)
 
 impl Bench {
     async fn new() -> Self {
+        Self::on(Arc::new(FakeRuntime::new())).await
+    }
+
+    async fn on(runtime: Arc<FakeRuntime>) -> Self {
         let mut running = JoinSet::new();
         let (address, calls) = listen(&mut running).await;
         let data = tempfile::tempdir().unwrap();
@@ -137,7 +141,7 @@ impl Bench {
                 boot_id: "boot-1".into(),
                 capacity: Resources { cpu_milli: 4000, memory_bytes: 5, disk_bytes: 6 },
                 lacks: vec!["something".into()],
-                runtime: Arc::new(FakeRuntime::new()),
+                runtime,
             },
             offers,
             closed: watch::channel(None).1,
@@ -215,6 +219,30 @@ async fn says_who_it_is_and_what_it_holds() {
     let report = call.next_report().await;
     let Some(wire::report::Body::Progress(progress)) = report.body else { panic!("{report:?}") };
     assert_eq!((progress.executor, progress.since_unix_micros), (2, 7_000_000));
+}
+
+#[tokio::test]
+async fn tells_what_runs_containers_once_that_is_known() {
+    let runtime = Arc::new(FakeRuntime::new());
+    runtime.set_down(true);
+    let mut bench = Bench::on(runtime.clone()).await;
+    let (_reports, mut call) = bench.attach(Vec::new()).await;
+    let (hello, _) = call.opening().await;
+    assert!(hello.versions.is_empty());
+    call.welcome("c", 1).await;
+    runtime.set_down(false);
+    let mut news = Vec::new();
+    // And says it once.
+    while news.len() < 4 {
+        let heartbeat = call.next_heartbeat().await;
+        call.answer(ToAgent::HeartbeatAck(wire::HeartbeatAck { number: heartbeat.number })).await;
+        if !heartbeat.versions.is_empty() || !news.is_empty() {
+            news.push((heartbeat.versions, heartbeat.lacks));
+        }
+    }
+    assert!(news[0].0.contains_key("fake"));
+    assert_eq!(news[0].1, ["something"]);
+    assert!(news[1..].iter().all(|(versions, lacks)| versions.is_empty() && lacks.is_empty()), "{news:?}");
 }
 
 #[tokio::test]

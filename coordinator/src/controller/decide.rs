@@ -10,12 +10,12 @@ use teamster_values::{TaskId, parse_storage_url};
 use tokio::sync::{mpsc, oneshot};
 
 use super::act::Reply;
-use super::event::{AgentHello, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
+use super::event::{AgentHello, AgentOffer, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 use super::known::{Found, LiveTask};
 use super::once::Remembered;
 use super::{CancelAnswer, Controller, Event, KeyReused, NodeHello, Session, Submission, rows, words};
 use crate::attempt_log::AttemptLog;
-use crate::board::{Progress, StorageView};
+use crate::board::Progress;
 use crate::cluster::{
     self, Effects, Held, HeldStage, Millis, NodeKey, Offer, Placement, Resources, Seq, StorageSet,
 };
@@ -78,9 +78,7 @@ impl Controller {
             Event::AgentConnected { agent, held, outbox, reply } => {
                 self.agent_connected(now, *agent, held, outbox, reply, decided)?;
             }
-            Event::AgentOffer { session, storages, closed } => {
-                self.agent_offer(now, session, storages, closed, decided);
-            }
+            Event::AgentOffer { session, offer } => self.agent_offer(now, session, offer, decided),
             Event::AgentReported { session, reports } => {
                 let Some(key) = self.node_of(session) else { return Ok(()) };
                 for report in reports {
@@ -200,16 +198,15 @@ impl Controller {
         Ok(())
     }
 
-    fn agent_offer(
-        &mut self,
-        now: Millis,
-        session: SessionId,
-        storages: Vec<StorageView>,
-        closed: Option<String>,
-        decided: &mut Decided,
-    ) {
+    fn agent_offer(&mut self, now: Millis, session: SessionId, offer: AgentOffer, decided: &mut Decided) {
+        let AgentOffer { storages, closed, programs } = offer;
         let Some(key) = self.node_of(session) else { return };
         let Some(hello) = self.hellos.get_mut(&key) else { return };
+        if let Some((versions, lacks)) = programs {
+            tracing::info!(node = hello.agent.node_id, ?versions, ?lacks, "runs containers with");
+            (hello.agent.versions, hello.agent.lacks) = (versions, lacks);
+            decided.nodes_changed.insert(key);
+        }
         if hello.agent.storages == storages && hello.agent.closed == closed {
             return;
         }

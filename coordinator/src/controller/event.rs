@@ -46,14 +46,12 @@ pub enum Event {
         /// The number of the session, or why there is none.
         reply: oneshot::Sender<Result<SessionId, SessionRefused>>,
     },
-    /// An agent says how its storages are, and whether it takes new tasks.
+    /// An agent says how its node is.
     AgentOffer {
         /// Which session.
         session: SessionId,
-        /// All storages, as they are now.
-        storages: Vec<StorageView>,
-        /// Why it takes no new tasks; none when it does.
-        closed: Option<String>,
+        /// What it says.
+        offer: AgentOffer,
     },
     /// An agent says how far attempts are.
     AgentReported {
@@ -94,6 +92,17 @@ pub enum SessionRefused {
     /// Two agents claim to be one node, or the older session is not yet known to be gone.
     #[error("node '{0}' has a live session already")]
     SecondSession(String),
+}
+
+/// What an agent says of its node with each heartbeat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentOffer {
+    /// All storages, as they are now.
+    pub storages: Vec<StorageView>,
+    /// Why it takes no new tasks; none when it does.
+    pub closed: Option<String>,
+    /// What runs there and what it lacks, where that has changed.
+    pub programs: Option<(BTreeMap<String, String>, Vec<String>)>,
 }
 
 /// Who an agent is and what its node has.

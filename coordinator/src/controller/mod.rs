@@ -22,7 +22,7 @@ use teamster_values::TaskId;
 use tokio::sync::mpsc;
 
 pub use event::Submission;
-pub use event::{AgentHello, Event, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
+pub use event::{AgentHello, AgentOffer, Event, HeldAttempt, SessionId, SessionRefused, Stage, ToAgent};
 pub use handle::{CancelAnswer, Handle, Stopped, SubmitError};
 pub use once::{Digest, KeyReused, Once};
 

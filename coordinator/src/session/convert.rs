@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::attempt_log::{AttemptLog, ExecutorLog, OutputFileLog};
 use crate::board::{Amount, StorageView};
 use crate::cluster::{Ending, Loss};
-use crate::controller::{AgentHello, HeldAttempt, Stage, ToAgent};
+use crate::controller::{AgentHello, AgentOffer, HeldAttempt, Stage, ToAgent};
 use crate::parameters::TaskPolicy;
 use crate::spec::{self, FileType, TaskSpec};
 
@@ -47,6 +47,16 @@ pub(super) fn hello(hello: wire::Hello) -> Result<AgentHello, Status> {
         versions: hello.versions.into_iter().collect(),
         lacks: hello.lacks,
     })
+}
+
+pub(super) fn offer(heartbeat: wire::Heartbeat) -> AgentOffer {
+    let (versions, lacks) = (heartbeat.versions, heartbeat.lacks);
+    let has_changed = !versions.is_empty() || !lacks.is_empty();
+    AgentOffer {
+        storages: storages(heartbeat.storages),
+        closed: closed(heartbeat.closed),
+        programs: has_changed.then(|| (versions.into_iter().collect(), lacks)),
+    }
 }
 
 /// Why a node takes no new tasks, at most so much of it as people read.

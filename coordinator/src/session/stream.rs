@@ -144,11 +144,7 @@ impl Stream {
         let event = match message.body {
             Some(Body::Heartbeat(heartbeat)) => {
                 self.send(Answer::HeartbeatAck(wire::HeartbeatAck { number: heartbeat.number })).await?;
-                Event::AgentOffer {
-                    session,
-                    storages: convert::storages(heartbeat.storages),
-                    closed: convert::closed(heartbeat.closed),
-                }
+                Event::AgentOffer { session, offer: convert::offer(heartbeat) }
             }
             Some(Body::Reports(reports)) => {
                 let reports = reports.reports.into_iter().map(convert::report);
