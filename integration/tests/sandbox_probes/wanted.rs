@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 /// Lines of calls that the filter refuses; `runc` says ENOSYS to numbers that are newer than itself.
 const REFUSED_CALLS: &str = "acct add_key bpf chroot clock_settime clone-cgroup clone-ipc clone-mount \
     clone-network clone-pid clone-user clone-uts delete_module fanotify_init finit_module fsconfig fsmount \
-    fsopen fspick init_module io_uring_enter io_uring_register io_uring_setup kcmp kexec_file_load kexec_load \
+    fsopen fspick init_module ioctl-set-attributes ioctl-set-attributes-wide ioctl-set-flags ioctl-set-flags-32 \
+    ioctl-set-flags-wide io_uring_enter io_uring_register io_uring_setup kcmp kexec_file_load kexec_load \
     keyctl lookup_dcookie migrate_pages mount mount-remount mount_setattr move_mount move_pages \
     name_to_handle_at open_by_handle_at open_tree perf_event_open personality-no-random pidfd_getfd pivot_root \
     process_madvise process_vm_readv process_vm_writev quotactl quotactl_fd reboot request_key setdomainname \
@@ -20,6 +21,8 @@ const REFUSED_CALLS_X86: &str = "ioperm iopl sysfs uselib ustat";
 const WANTED: &[(&str, &str, &str)] = &[
     // Calls.
     ("call-a-number-of-the-future", "ENOSYS|EPERM", "what nobody has looked at is not allowed"),
+    ("call-file_setattr", "ENOSYS|EPERM", "the project of a file, through another door"),
+    ("call-ioctl-bytes-to-read", "ok", "requests that concern nobody else are made"),
     ("call-listmount", "ENOSYS|EPERM", "mounts of other namespaces"),
     ("call-statmount", "ENOSYS|EPERM", "mounts of other namespaces"),
     ("call-open_tree_attr", "ENOSYS|EPERM", "open_tree once more"),
