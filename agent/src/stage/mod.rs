@@ -12,6 +12,7 @@ mod inputs;
 mod matches;
 mod outputs;
 mod pin;
+mod remove;
 mod scratch;
 mod view;
 mod work;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Uid};
 
+use super::remove::remove_tree;
 use super::work::{Pin, ScratchDir, StageError};
 use crate::attempt_dir::AttemptDir;
 use crate::runtime::Identity;
@@ -109,7 +110,7 @@ pub(super) fn release(dir: &AttemptDir) -> Result<(), StageError> {
     }
     remove_mount_points(&binds).map_err(failed)?;
     for own in [dir.scratch(), dir.private()] {
-        gone_is_fine(std::fs::remove_dir_all(&own)).map_err(failed)?;
+        remove_tree(&own).map_err(failed)?;
     }
     Ok(())
 }
