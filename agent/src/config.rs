@@ -1,5 +1,6 @@
 //! What the operator wrote, checked. Unknown keys are refused; sizes and times carry units.
 
+mod disk;
 mod images;
 mod network;
 mod oci_runtime;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use teamster_values::{AbsolutePath, ByteCount, Period};
 
+pub use self::disk::DiskSettings;
 pub(crate) use self::images::ImagePattern;
 pub use self::images::{ImageSettings, PullPolicy, RegistrySettings};
 pub use self::network::{Destination, NetworkPolicy};
@@ -47,6 +49,8 @@ pub struct Config {
     pub reserve: Reserve,
     /// How tasks are confined.
     pub sandbox: Sandbox,
+    /// How their disk space is limited.
+    pub disk: DiskSettings,
     /// What tasks may reach.
     pub network: NetworkPolicy,
     /// Which images tasks may use and how they come here.
@@ -146,6 +150,7 @@ impl Default for Config {
             capacity: CapacityOverride::default(),
             reserve: Reserve::default(),
             sandbox: Sandbox::default(),
+            disk: DiskSettings::default(),
             network: NetworkPolicy::default(),
             images: ImageSettings::default(),
             registry: Vec::new(),
@@ -247,6 +252,7 @@ impl Config {
         if self.capacity.cpus.is_some_and(|cpus| !cpus.is_finite() || cpus <= 0.0) {
             return refuse("capacity.cpus", "must be a number above 0");
         }
+        self.disk.check().or_else(|(field, reason)| refuse(field, reason))?;
         self.network.check().or_else(|(field, reason)| refuse(field, reason))?;
         images::check(&self.images, &self.registry)
             .map_err(|(field, reason)| ConfigError::Invalid { field, reason })?;

@@ -16,6 +16,7 @@ pub mod image_care;
 pub mod kept_logs;
 pub mod lease;
 pub mod log_reader;
+pub mod quota;
 pub mod runtime;
 pub mod session;
 pub mod stage;
@@ -35,7 +36,9 @@ use crate::assignment::Network;
 use crate::attempt::StopReason;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::disk::DiskWatch;
 use crate::log_reader::LogReader;
+use crate::quota::Quotas;
 use crate::runtime::network::Egress;
 use crate::runtime::{Containerd, Programs, ProgramsError, Runtime};
 use crate::session::{Identity, Logs, Session};
@@ -94,15 +97,16 @@ impl Tools {
     /// containerd, the storage of this machine, and staging in child processes. Call it inside a tokio
     /// runtime and with the data directory locked.
     pub fn real(config: &Config) -> Result<Self, RunError> {
-        Self::with_egress(config, WayOut::NotWanted)
+        Self::with_egress(config, WayOut::NotWanted, Arc::default())
     }
 
-    fn with_egress(config: &Config, way_out: WayOut) -> Result<Self, RunError> {
+    fn with_egress(config: &Config, way_out: WayOut, quotas: Arc<Quotas>) -> Result<Self, RunError> {
         let programs = Programs::install(&config.data_dir)?;
         let runtime = containerd(config)
             .with_programs(programs)
             .with_host_network(config.network.host)
-            .with_oci_runtime(config.runtime);
+            .with_oci_runtime(config.runtime)
+            .with_quotas(quotas);
         let runtime = match way_out {
             WayOut::Open(egress) => runtime.with_egress(egress),
             WayOut::NotWanted => runtime,
@@ -126,11 +130,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let data_dir = DataDir::lock(&config.data_dir)?;
     runtime::check_oci_runtime(config.runtime)?;
     let way_out = way_out(&config).await?;
-    let tools = Tools::with_egress(&config, way_out.clone())?;
-    let WayOut::Open(egress) = way_out else { return run_in(data_dir, config, tools, shutdown).await };
+    let quotas = Arc::new(Quotas::open(data_dir.path(), &config.disk));
+    let tools = Tools::with_egress(&config, way_out.clone(), quotas.clone())?;
+    let WayOut::Open(egress) = way_out else {
+        return run_in(data_dir, config, tools, quotas, shutdown).await;
+    };
     // Whatever ends first ends the other; dropping the keeper leaves the rules in place for running tasks.
     tokio::select! {
-        ended = run_in(data_dir, config, tools, shutdown) => ended,
+        ended = run_in(data_dir, config, tools, quotas, shutdown) => ended,
         () = egress.keep() => unreachable!("it keeps the rules for ever"),
     }
 }
@@ -166,18 +173,20 @@ async fn way_out(config: &Config) -> Result<WayOut, RunError> {
 /// [`run`] with other tools.
 pub async fn run_with(config: Config, tools: Tools, shutdown: CancellationToken) -> Result<(), RunError> {
     let data_dir = DataDir::lock(&config.data_dir)?;
-    run_in(data_dir, config, tools, shutdown).await
+    run_in(data_dir, config, tools, Arc::default(), shutdown).await
 }
 
 async fn run_in(
     data_dir: DataDir,
     config: Config,
     tools: Tools,
+    quotas: Arc<Quotas>,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let node_id = boot::node_id(&config)?;
-    let node = node(&config, &tools)?;
+    let node = node(&config, &tools, quotas.clone())?;
     let attempts = attempt::load_all(data_dir.path())?;
+    quotas.adopt(data_dir.path(), attempts.iter().map(attempt::Attempt::id));
     tracing::info!(
         node = node_id, data_dir = %data_dir.path().display(), attempts = attempts.len(),
         capacity = ?node.capacity, "agent starts"
@@ -251,7 +260,7 @@ async fn run_in(
     result
 }
 
-fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
+fn node(config: &Config, tools: &Tools, quotas: Arc<Quotas>) -> Result<Arc<Node>, RunError> {
     Ok(Arc::new(Node {
         boot_id: boot::boot_id()?,
         capacity: capacity::measure(config)?,
@@ -259,7 +268,7 @@ fn node(config: &Config, tools: &Tools) -> Result<Arc<Node>, RunError> {
         runtime: tools.runtime.clone(),
         staging: tools.staging.clone(),
         disk: TaskTracker::new(),
-        disk_watch: Arc::default(),
+        disk_watch: Arc::new(DiskWatch::beside(quotas)),
         wanted_images: Arc::default(),
         stages: Arc::default(),
     }))
@@ -286,7 +295,7 @@ async fn stop_all_in(data_dir: &DataDir, config: &Config, tools: Tools) -> Resul
     if count == 0 {
         return Ok(0);
     }
-    let node = node(config, &tools)?;
+    let node = node(config, &tools, Arc::default())?;
     let mut stopping = JoinSet::new();
     for attempt in live {
         let (orders, stop) = watch::channel(Orders { stop: Some(StopReason::NodeStopped), forget: false });

@@ -226,6 +226,12 @@ pub(crate) struct AgentArgs {
     /// Whether images' entry points are run for tasks that ask for it
     #[arg(long, env = "TEAMSTER_SANDBOX_IMAGE_ENTRYPOINT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     sandbox_image_entrypoint: Option<bool>,
+    /// The least project id that tasks may get where the file system has project quota
+    #[arg(long, env = "TEAMSTER_DISK_FIRST_PROJECT", value_name = "ID")]
+    disk_first_project: Option<u32>,
+    /// How many project ids there are from that one on; 0 leaves project quota unused
+    #[arg(long, env = "TEAMSTER_DISK_PROJECTS", value_name = "N")]
+    disk_projects: Option<u32>,
     /// Let tasks that ask for it reach what is outside of the node
     #[arg(long, env = "TEAMSTER_NETWORK_EGRESS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     network_egress: Option<bool>,
@@ -325,6 +331,8 @@ impl AgentArgs {
             config.sandbox.open_files_max => self.sandbox_open_files_max,
             config.sandbox.shm_percent => self.sandbox_shm_percent,
             config.sandbox.image_entrypoint => self.sandbox_image_entrypoint,
+            config.disk.first_project => self.disk_first_project,
+            config.disk.projects => self.disk_projects,
             config.network.egress => self.network_egress,
             config.network.host => self.network_host,
             config.network.default => self.network_default,

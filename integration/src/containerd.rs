@@ -65,9 +65,14 @@ impl PrivateContainerd {
 
     /// The same with the containerd and the shim in the directory `programs`.
     pub fn start_from(programs: Option<&Path>) -> Self {
+        Self::start_in(Path::new(leftovers::PARENT), programs)
+    }
+
+    /// The same with its directory in `parent`.
+    pub fn start_in(parent: &Path, programs: Option<&Path>) -> Self {
         // Short, because the path of a Unix socket must not be longer than 107 bytes.
         leftovers::clear_away();
-        let home = tempfile::Builder::new().prefix(leftovers::PREFIX).tempdir_in(leftovers::PARENT);
+        let home = tempfile::Builder::new().prefix(leftovers::PREFIX).tempdir_in(parent);
         let home = home.expect("a temporary directory");
         let owner = leftovers::claim(home.path());
         let path = home.path().display();

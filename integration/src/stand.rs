@@ -28,10 +28,19 @@ impl Stand {
 
     /// The same on the containerd in the directory `programs`.
     pub async fn start_from(programs: Option<&Path>) -> Self {
+        Self::on(|| PrivateContainerd::start_from(programs)).await
+    }
+
+    /// The same with everything in `parent`, whose path must be short.
+    pub async fn start_in(parent: &Path) -> Self {
+        Self::on(|| PrivateContainerd::start_in(parent, None)).await
+    }
+
+    async fn on(start: impl FnOnce() -> PrivateContainerd) -> Self {
         if !can_run_containers() {
             std::process::exit(0);
         }
-        let containerd = PrivateContainerd::start_from(programs);
+        let containerd = start();
         let archive = TestImage::named(IMAGE).oci_archive();
         image::import(&containerd.socket(), std::io::Cursor::new(archive))
             .await

@@ -1,15 +1,18 @@
-//! Watches the node's disk while tasks run: how much each of them has written, which no kernel limit holds
-//! on most file systems, and whether there is room for new ones. It ends nothing itself: it tells the driver
-//! of an attempt that is over its own request, and the session that the node takes no new tasks.
+//! Watches the node's disk while tasks run: how much each of them has written, and whether there is room for new
+//! ones. It ends nothing itself: it tells the driver of an attempt that is over its own request, and the session
+//! that the node takes no new tasks.
 //!
-//! One walk at a time over all attempts, in a thread that may block. An attempt is measured again the sooner
-//! the less room it has, and a walk that takes long is repeated seldom, so that watching stays cheap.
+//! Where an attempt has a project of its own ([`crate::quota`]) the kernel counts what it has, and refuses what
+//! would be too much; what is left to walk over are its logs, which somebody else writes. Elsewhere there is one
+//! walk at a time over all attempts, in a thread that may block. An attempt is measured again the sooner the less
+//! room it has, and a walk that takes long is repeated seldom, so that watching stays cheap.
 
 mod gauge;
 mod measure;
 mod unlinked;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +27,10 @@ use self::measure::{DEPTH_MAX, Place, Used, measure};
 use crate::assignment::AttemptId;
 use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
+use crate::quota::Quotas;
 use crate::runtime::Runtime;
+
+pub use crate::quota::DiskLimits;
 
 /// Between two looks at the file system, and the shortest time between two walks over an attempt.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,14 +45,16 @@ const PACE: u64 = 1 << 30;
 /// attempt.
 const REST_FACTOR: u32 = 20;
 
-/// What one attempt may have on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskLimits {
-    /// Space.
-    pub bytes: u64,
-    /// Files, directories and links.
-    pub files: u64,
-}
+/// Between two looks for hard limits that are left over.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// So much of its logs does not count for an attempt with a hard limit: whoever has met that has done nothing that
+/// it may not.
+const FREE_LOGS_BYTES: u64 = 1 << 20;
+
+/// An attempt that has less room than this has met its limit: what it wanted to write did not fit. Or a sixteenth
+/// of its limit, where that is less.
+const NO_ROOM_BYTES: u64 = 256 << 10;
 
 /// An attempt is over a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +67,19 @@ pub struct Overrun {
 
 /// The attempts that are watched.
 #[derive(Debug, Default)]
-pub struct DiskWatch(Mutex<BTreeMap<AttemptId, Watched>>);
+pub struct DiskWatch {
+    quotas: Arc<Quotas>,
+    watched: Mutex<BTreeMap<AttemptId, Watched>>,
+}
 
 #[derive(Debug)]
 struct Watched {
-    directories: Vec<PathBuf>,
+    scratch: PathBuf,
+    logs: PathBuf,
     limits: DiskLimits,
     due: Instant,
+    /// The limit that the kernel holds was met.
+    met: Option<Overrun>,
     tell: watch::Sender<Option<Overrun>>,
 }
 
@@ -89,6 +103,15 @@ impl Watching {
             }
         }
     }
+
+    /// The limit that the kernel holds for the attempt, if that was met: then something of what it wanted to write
+    /// was refused.
+    pub fn met(&self) -> Option<Overrun> {
+        let mut all = self.all.lock();
+        let watched = all.get_mut(&self.id)?;
+        watched.met = watched.met.take().or_else(|| self.all.met(self.id, watched.limits));
+        watched.met.clone()
+    }
 }
 
 impl Drop for Watching {
@@ -98,11 +121,32 @@ impl Drop for Watching {
 }
 
 impl DiskWatch {
+    /// A watch beside these hard limits.
+    pub fn beside(quotas: Arc<Quotas>) -> Self {
+        Self { quotas, watched: Mutex::default() }
+    }
+
+    /// The hard limits.
+    pub fn quotas(&self) -> &Arc<Quotas> {
+        &self.quotas
+    }
+
+    /// The limit that the kernel holds for the attempt, if it leaves no room now.
+    pub fn met(&self, id: AttemptId, limits: DiskLimits) -> Option<Overrun> {
+        let usage = self.quotas.usage(id)?.ok()?;
+        let no_room = NO_ROOM_BYTES.min(limits.bytes / 16);
+        if usage.bytes.saturating_add(no_room) > limits.bytes {
+            Some(too_large(limits, usage.bytes))
+        } else {
+            (usage.files >= limits.files).then(|| too_many(limits))
+        }
+    }
+
     /// Watches what the task of `dir` may write, from now on.
     pub fn watch(self: &Arc<Self>, id: AttemptId, dir: &AttemptDir, limits: DiskLimits) -> Watching {
         let (tell, overrun) = watch::channel(None);
-        let directories = vec![dir.scratch(), dir.logs()];
-        self.lock().insert(id, Watched { directories, limits, due: Instant::now(), tell });
+        let (scratch, logs) = (dir.scratch(), dir.logs());
+        self.lock().insert(id, Watched { scratch, logs, limits, due: Instant::now(), met: None, tell });
         Watching { all: self.clone(), id, overrun }
     }
 
@@ -117,6 +161,7 @@ impl DiskWatch {
         closed: watch::Sender<Option<String>>,
     ) {
         let mut gauge = Gauge::new(floor);
+        let mut sweep = Instant::now() + SWEEP_INTERVAL;
         loop {
             let path = data_dir.clone();
             match tracker.spawn_blocking(move || measure::free(&path)).await {
@@ -139,31 +184,38 @@ impl DiskWatch {
                 changed
             });
             self.measure_all(gauge.is_low(), &runtime, &tracker).await;
+            if Instant::now() >= sweep {
+                sweep = Instant::now() + SWEEP_INTERVAL;
+                let quotas = self.quotas.clone();
+                // It says by itself what went wrong.
+                let _ = tracker.spawn_blocking(move || quotas.sweep()).await;
+            }
             tokio::time::sleep(TICK).await;
         }
     }
 
     /// Measures those that are due; all of them when the disk is low. Those furthest over are told first.
-    async fn measure_all(&self, is_low: bool, runtime: &Arc<dyn Runtime>, tracker: &TaskTracker) {
+    async fn measure_all(self: &Arc<Self>, is_low: bool, runtime: &Arc<dyn Runtime>, tracker: &TaskTracker) {
         let now = Instant::now();
         let due: Vec<_> = self
             .lock()
             .iter()
             .filter(|(_, watched)| is_low || watched.due <= now)
-            .map(|(id, watched)| (*id, watched.directories.clone(), watched.limits))
+            .map(|(id, watched)| (*id, [watched.scratch.clone(), watched.logs.clone()], watched.limits))
             .collect();
         let mut over = Vec::new();
-        for (id, directories, limits) in due {
-            let runtime = runtime.clone();
+        for (id, places, limits) in due {
+            let (all, runtime) = (self.clone(), runtime.clone());
             let work = move || {
                 let begun = std::time::Instant::now();
-                let place = Place { directories, processes: runtime.processes(id) };
-                measure(&place, limits.files).map(|used| (used, begun.elapsed()))
+                let used = all.used(id, places, limits, runtime.as_ref())?;
+                Ok::<_, io::Error>((used, all.met(id, limits), begun.elapsed()))
             };
             match tracker.spawn_blocking(work).await {
-                Ok(Ok((used, took))) => {
+                Ok(Ok((used, met, took))) => {
                     if let Some(watched) = self.lock().get_mut(&id) {
                         watched.due = Instant::now() + interval(limits, used, took);
+                        watched.met = watched.met.take().or(met);
                     }
                     over.extend(overrun(limits, used).map(|found| (used.bytes, id, found)));
                 }
@@ -182,8 +234,27 @@ impl DiskWatch {
         }
     }
 
+    /// What an attempt has: by the kernel's count where there is one, by a walk elsewhere. Logs do not belong to
+    /// its project: a task that has filled its disk must still be able to say so.
+    fn used(
+        &self,
+        id: AttemptId,
+        [scratch, logs]: [PathBuf; 2],
+        limits: DiskLimits,
+        runtime: &dyn Runtime,
+    ) -> io::Result<Used> {
+        let Some(counted) = self.quotas.usage(id) else {
+            let place = Place { directories: vec![scratch, logs], processes: runtime.processes(id) };
+            return measure(&place, limits.files);
+        };
+        let counted = counted?;
+        let logs = measure(&Place { directories: vec![logs], processes: Vec::new() }, limits.files)?;
+        let bytes = counted.bytes.saturating_add(logs.bytes.saturating_sub(FREE_LOGS_BYTES));
+        Ok(Used { bytes, files: counted.files, is_too_deep: false })
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,23 +266,27 @@ fn interval(limits: DiskLimits, used: Used, took: Duration) -> Duration {
 
 fn overrun(limits: DiskLimits, used: Used) -> Option<Overrun> {
     if used.bytes > limits.bytes {
-        let (has, may) = (ByteCount(used.bytes), ByteCount(limits.bytes));
-        let text = format!(
-            "the task has {has} on the node's disk and may have {may}; ask for more with resources.disk_gb"
-        );
-        return Some(Overrun { reason: Reason::DiskLimit, text });
+        return Some(too_large(limits, used.bytes));
     }
+    if used.files > limits.files {
+        return Some(too_many(limits));
+    }
+    let text = format!("the task has directories on the node's disk that are more than {DEPTH_MAX} deep");
+    used.is_too_deep.then_some(Overrun { reason: Reason::FileLimit, text })
+}
+
+fn too_large(limits: DiskLimits, bytes: u64) -> Overrun {
+    let (has, may) = (ByteCount(bytes), ByteCount(limits.bytes));
+    let text = format!(
+        "the task has {has} on the node's disk and may have {may}; ask for more with resources.disk_gb"
+    );
+    Overrun { reason: Reason::DiskLimit, text }
+}
+
+fn too_many(limits: DiskLimits) -> Overrun {
     let files = limits.files;
-    let text = if used.files > files {
-        format!(
-            "the task has more than {files} files on the node's disk, which is the most that this node allows"
-        )
-    } else if used.is_too_deep {
-        format!("the task has directories on the node's disk that are more than {DEPTH_MAX} deep")
-    } else {
-        return None;
-    };
-    Some(Overrun { reason: Reason::FileLimit, text })
+    let text = format!("the task has {files} files or more on the node's disk, and this node allows no more");
+    Overrun { reason: Reason::FileLimit, text }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use jiff::Timestamp;
 use oci_spec::distribution::Reference;
 
+pub(super) use self::disk::snapshot_root;
 use self::document::Opened;
 pub use self::import::{ImportError, ImportedImage, import};
 use self::leases::Leases;

@@ -277,9 +277,13 @@ impl Run {
         }
         self.node.staging.release(&self.dir).await.map_err(|error| error.to_string())?;
         let (dir, id) = (self.dir.clone(), self.id());
-        let data_dir = self.node.config.data_dir.clone();
+        let (data_dir, quotas) = (self.node.config.data_dir.clone(), self.node.disk_watch.quotas().clone());
         let are_kept = !self.node.config.log_retention.0.is_zero();
         self.on_disk(move || {
+            if let Err(error) = quotas.release(id) {
+                // Whoever looks for limits that are left over finds this one.
+                tracing::warn!(attempt = %id, %error, "failed to take its limit on disk space away");
+            }
             if are_kept && let Err(error) = kept_logs::keep(&data_dir, &dir, id) {
                 // The tails are safe with the result; the space of an attempt must not be lost over the rest.
                 tracing::warn!(attempt = %id, %error, "failed to keep logs");

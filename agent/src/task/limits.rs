@@ -7,7 +7,7 @@ use std::time::Duration;
 use teamster_values::{ByteCount, Period, Reason};
 
 use super::run::{Halt, Run};
-use crate::assignment::OutputFile;
+use crate::assignment::{Outcome, OutputFile};
 use crate::attempt::Phase;
 use crate::boot::BootInstant;
 use crate::disk::{DiskLimits, Overrun, Watching};
@@ -52,12 +52,55 @@ async fn time_over(time: Option<(BootInstant, Duration)>) -> Overrun {
 }
 
 impl Run {
+    fn disk_limits(&self) -> DiskLimits {
+        let bytes = self.attempt.assignment.limits.disk_bytes;
+        DiskLimits { bytes, files: self.node.config.sandbox.files_max }
+    }
+
+    /// Puts what the task will write under a hard limit, where the file system has such. Where that fails, the
+    /// watch is what is left.
+    pub(super) async fn enclose_disk(&self) {
+        let quotas = self.node.disk_watch.quotas().clone();
+        if !quotas.are_on() {
+            return;
+        }
+        let (id, dir, limits) = (self.id(), self.dir.clone(), self.disk_limits());
+        let enclosed = self.node.disk.spawn_blocking(move || quotas.enclose(id, &dir, limits)).await;
+        if let Ok(Err(error)) = enclosed {
+            tracing::warn!(task = %id.task, attempt = id.attempt, %error, "its disk space is watched only");
+        }
+    }
+
+    /// Says it when the executor that ended with this code had used up its disk space, and whether it failed for
+    /// that. One that ended well has found a way to do without.
+    pub(super) fn note_disk(&mut self, executor: u32, code: u32) {
+        let Some(met) = self.armed.as_ref().and_then(|armed| armed.disk.met()) else { return };
+        let line = format!("executor {executor} was refused more: {}", met.text);
+        self.attempt.system_logs.push(met.reason.line(line));
+        if code != 0 {
+            self.attempt.reason.get_or_insert(met.reason);
+        }
+    }
+
+    /// Whose fault it is that files could not be put in place: the task's own, where it has no room left for them.
+    pub(super) fn blame_disk(&self, halt: Halt) -> Halt {
+        let Halt::Fault { reason: Reason::InputUnusable | Reason::OutputUnusable, ref text, .. } = halt
+        else {
+            return halt;
+        };
+        match self.node.disk_watch.met(self.id(), self.disk_limits()) {
+            None => halt,
+            Some(met) => Halt::Fault {
+                outcome: Outcome::ExecutorError,
+                reason: met.reason,
+                text: format!("{text}: {}", met.text),
+            },
+        }
+    }
+
     /// From now on an executor runs, so its limits count.
     pub(super) fn arm_limits(&mut self) {
-        let limits = DiskLimits {
-            bytes: self.attempt.assignment.limits.disk_bytes,
-            files: self.node.config.sandbox.files_max,
-        };
+        let limits = self.disk_limits();
         let since = self.attempt.running_since.map_or_else(BootInstant::now, BootInstant::after_boot);
         let time = self.attempt.assignment.time_limit.map(|limit| (since.plus(limit), limit));
         let disk = self.node.disk_watch.watch(self.id(), &self.dir, limits);

@@ -207,7 +207,7 @@ impl Run {
     /// Drives it to its end. Dropping this leaves the task running, to be adopted.
     pub async fn drive(mut self, until: Until) {
         if let Err(halt) = self.go_on().await {
-            self.halt(halt).await;
+            self.halt(self.blame_disk(halt)).await;
         }
         match until {
             Until::Forgotten => self.hand_over().await,

@@ -36,6 +36,7 @@ impl Run {
         let (id, limits) = (self.id(), self.attempt.assignment.limits);
         let runtime = &self.node.runtime;
         self.patiently(|| runtime.prepare_attempt(id, &limits)).await??;
+        self.enclose_disk().await;
         let begun = Instant::now();
         let images = async { self.resolve_images().await.map(|images| (images, begun.elapsed())) };
         let staging = &self.node.staging;
@@ -161,6 +162,7 @@ impl Run {
     }
 
     pub(super) async fn executor_ended(&mut self, executor: u32, exit: Exit) -> Result<(), Halt> {
+        self.note_disk(executor, exit.code);
         self.armed = None;
         failpoint::pass("executor-ended");
         self.keep_exit(executor, exit);

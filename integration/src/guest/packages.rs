@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
 /// What must be in the guest. apt adds what these need, and leaves out what this machine has.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "user-mode-linux",
     "busybox-static",
     "kmod",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 9] = [
     "crun",
     "nfs-kernel-server",
     "e2fsprogs",
+    "xfsprogs",
 ];
 
 /// The kernel among them.
@@ -35,7 +36,7 @@ pub(super) struct Packages {
 }
 
 impl Packages {
-    /// Those that are in `base` already, else they are downloaded: about 45 MB.
+    /// Those that are in `base` already, else they are downloaded: about 60 MB.
     pub(super) fn below(base: &Path) -> anyhow::Result<Self> {
         ensure!(std::env::consts::ARCH == "x86_64", "User Mode Linux is made for x86-64 only");
         fs::create_dir_all(base)?;

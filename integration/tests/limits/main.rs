@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
+mod quota;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -24,7 +26,7 @@ fn options() -> Options {
 #[test]
 fn the_same_limits_hold_on_cgroup_version_two_alone() {
     let Some(guest) = Guest::prepare() else { return };
-    guest.run_own_tests(&["bombs_end", "the_cpu_limit", "what_a_task_used"], &[]);
+    guest.run_own_tests(&["bombs_end", "the_cpu_limit", "what_a_task_used", "quota::"], &[]);
 }
 
 /// What a test needs to know of a task that ended.
@@ -33,6 +35,7 @@ struct Ended {
     state: String,
     reason: String,
     exit_code: i64,
+    stdout: String,
     stderr: String,
     system_logs: String,
 }
@@ -48,6 +51,7 @@ impl Ended {
                 .as_array()
                 .and_then(|logs| logs.last()?["exit_code"].as_i64())
                 .unwrap_or(-1),
+            stdout: text(&log["logs"][0]["stdout"]),
             stderr: text(&log["logs"][0]["stderr"]),
             system_logs: log["system_logs"].to_string(),
         }

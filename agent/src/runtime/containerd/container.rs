@@ -113,6 +113,7 @@ impl Containerd {
             reason: "this connection was made without the programs for it".to_owned(),
         })?;
         let Some(mounts) = self.prepare_snapshot(spec).await? else { return Ok(Made::Before) };
+        self.enclose_snapshot(spec.id, &mounts).await;
         let document = self.confine(spec, &mounts, programs).await?;
         let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime));
         if self.record(spec, document, &options).await? == Made::Before {

@@ -6,6 +6,7 @@ mod content;
 mod keeping;
 mod link;
 mod network;
+mod quota;
 mod remove;
 mod unpack;
 mod upload;
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::assignment::{AttemptId, Network, Resources};
 use crate::config::{ImageSettings, OciRuntime, PullPolicy, RegistrySettings};
+use crate::quota::Quotas;
 
 /// containerd, reached through its socket.
 pub struct Containerd {
@@ -40,6 +42,7 @@ pub struct Containerd {
     lacks: Vec<String>,
     programs: Option<Programs>,
     oci_runtime: OciRuntime,
+    quotas: Arc<Quotas>,
     /// Leases that an earlier version made, as far as they were seen.
     old_leases: Mutex<BTreeSet<ContainerId>>,
 }
@@ -64,6 +67,7 @@ impl Containerd {
             lacks: Vec::new(),
             programs: None,
             oci_runtime: OciRuntime::default(),
+            quotas: Arc::default(),
             old_leases: Mutex::default(),
         }
     }
@@ -72,6 +76,11 @@ impl Containerd {
     /// what made them.
     pub fn with_oci_runtime(self, oci_runtime: OciRuntime) -> Self {
         Self { oci_runtime, ..self }
+    }
+
+    /// The same, with what containers write under the hard limits of their attempts.
+    pub fn with_quotas(self, quotas: Arc<Quotas>) -> Self {
+        Self { quotas, ..self }
     }
 
     /// The same, with a way out for the containers that ask for one.
@@ -175,6 +184,8 @@ impl Runtime for Containerd {
         if let Some(layout) = cgroup::layout() {
             versions.push(("cgroup".to_owned(), layout.to_owned()));
         }
+        self.meet_snapshots().await;
+        versions.push(("disk".to_owned(), self.quotas.summary().to_owned()));
         Ok(versions)
     }
 

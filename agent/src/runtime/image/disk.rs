@@ -15,7 +15,7 @@ pub(super) struct Disk {
 }
 
 /// Where containerd unpacks images.
-pub(super) async fn snapshot_root(link: &Link) -> Result<PathBuf, RuntimeError> {
+pub(in crate::runtime) async fn snapshot_root(link: &Link) -> Result<PathBuf, RuntimeError> {
     let filters = vec![format!("type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")];
     let request = call(PluginsRequest { filters }, QUICK);
     let answer = link.client().introspection().plugins(request).await;
