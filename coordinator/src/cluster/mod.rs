@@ -3,17 +3,20 @@
 //! values. It holds live tasks only: what has ended is the store's.
 
 mod counts;
+mod event;
 mod invariants;
 mod lease;
 mod node;
 mod reconcile;
 mod resources;
+mod restore;
 mod scheduler;
 mod task;
 
 use std::collections::BTreeMap;
 
 pub use counts::Counts;
+pub use event::{AttemptEnd, Command, Effects, Event, Policy, Request};
 pub use invariants::Violation;
 pub use node::{Link, Node, NodeKey, Offer};
 pub use reconcile::{Held, HeldStage};
@@ -22,7 +25,7 @@ pub use scheduler::Class;
 pub use task::{Ending, Loss, Placement, RetryRule, Shown, TaskEvent, TaskState};
 
 use reconcile::Step;
-use scheduler::{Queue, Waiting};
+use scheduler::Queue;
 
 /// Order of acceptance: the key of a task everywhere inside.
 pub type Seq = u64;
@@ -43,30 +46,6 @@ impl Millis {
     }
 }
 
-/// What the operator decided.
-#[derive(Debug, Clone, Copy)]
-pub struct Policy {
-    /// Whether attempts that had started are made again even where the task is not preemptible.
-    pub retry_started_always: bool,
-    /// How many attempts are made in all while the infrastructure fails them.
-    pub attempts_max: u32,
-    /// How long an attempt goes on without its agent being heard.
-    pub lease_millis: u64,
-    /// The same for preemptible tasks.
-    pub preemptible_lease_millis: u64,
-    /// How long after the end of its lease an attempt is held to be dead.
-    pub lease_margin_millis: u64,
-}
-
-/// What the model knows of what a task asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
-    /// Resources and storages.
-    pub class: Class,
-    /// Whether it may be run again after it had started.
-    pub preemptible: bool,
-}
-
 /// A live task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Task {
@@ -74,65 +53,6 @@ pub struct Task {
     pub request: Request,
     /// Where it stands.
     pub state: TaskState,
-}
-
-/// What can happen to the cluster.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// A task was accepted under the next sequence number.
-    Submitted(Seq, Request),
-    /// Somebody wants a task to end.
-    CancelRequested(Seq),
-    /// An agent's session is up, and this is all that it holds.
-    NodeConnected {
-        /// The node's stable name.
-        id: String,
-        /// What it has.
-        offer: Offer,
-        /// What it holds of tasks that are known here.
-        held: Vec<Held>,
-    },
-    /// A node's storages came or went.
-    OfferChanged(NodeKey, Offer),
-    /// An agent's session is gone.
-    NodeDisconnected(NodeKey),
-    /// An agent says how far an attempt is.
-    Reported(NodeKey, Held),
-    /// Time has passed.
-    Tick,
-}
-
-/// What to tell an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Command {
-    /// Run this attempt.
-    Start(Seq, u32),
-    /// Kill it, and say how it ended.
-    Stop(Seq, u32),
-    /// What it left is on disk here, or unwanted: delete it.
-    Forget(Seq, u32),
-}
-
-/// What follows from events, in order: first to be committed, then to be acted on.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// Tasks whose state changed, with the latest state.
-    pub changed: BTreeMap<Seq, TaskState>,
-    /// Attempts that ended, each once, in order.
-    pub ended: Vec<AttemptEnd>,
-    /// To be sent once all of this is on disk.
-    pub commands: Vec<(NodeKey, Command)>,
-}
-
-/// An attempt that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttemptEnd {
-    /// The task.
-    pub seq: Seq,
-    /// Which attempt, and where.
-    pub placement: Placement,
-    /// Why it is held to be dead; none when its agent reported the end.
-    pub lost: Option<Loss>,
 }
 
 /// Everything that lives.
@@ -173,39 +93,6 @@ impl Cluster {
         self.nodes.push(Node::new(id.to_owned(), now));
         self.keys.insert(id.to_owned(), key);
         key
-    }
-
-    /// Puts back the live tasks after a restart of the coordinator, in the order of their numbers, each with the place
-    /// of what there is to say of it among `kinds`. Each of the trees is made at once from all that belongs into it:
-    /// that takes a fraction of the time, and packs it densely.
-    pub fn restore(&mut self, now: Millis, kinds: &[Task], tasks: impl Iterator<Item = (Seq, usize)>) {
-        // Which class each kind is of is looked up once for all of its tasks.
-        let mut ready: Vec<(Class, Vec<(Seq, Waiting)>)> = Vec::new();
-        let mut places = BTreeMap::new();
-        let place_of = |kind: &Task| {
-            let class = kind.request.class;
-            *places.entry(class).or_insert_with(|| {
-                ready.push((class, Vec::new()));
-                ready.len() - 1
-            })
-        };
-        let places: Vec<usize> = kinds.iter().map(place_of).collect();
-        let restored = tasks.map(|(seq, kind)| {
-            let task = kinds[kind];
-            match task.state {
-                TaskState::Queued { not_before, avoid, .. } if not_before <= now => {
-                    ready[places[kind]].1.push((seq, Waiting { since: now, avoid }));
-                }
-                _ => self.enter(now, seq, &task),
-            }
-            self.counts.add(&task.state);
-            (seq, task)
-        });
-        self.tasks = restored.collect();
-        for (class, waiting) in ready.into_iter().filter(|(_, waiting)| !waiting.is_empty()) {
-            self.unsettled = true;
-            self.queue.restore(class, waiting);
-        }
     }
 
     /// A live task.

@@ -143,9 +143,9 @@ impl Controller {
         let count = live.tasks().len();
         // What is said of many tasks alike is made once.
         let kinds: Vec<_> = live.rows().iter().map(|row| self.kind(now, row)).collect();
-        self.cluster.restore(now, &kinds, live.tasks().iter().map(|task| (task.seq, task.row)));
+        self.cluster.restore(now, &kinds, live.tasks().iter().map(|task| (task.seq, task.row as usize)));
         // Agents will speak of these at once.
-        for (seq, id, row) in live.iter().filter(|(_, _, row)| row.node.is_some()) {
+        for (seq, id, row) in live.placed() {
             self.remember_row(seq, id, row);
         }
         tracing::info!(tasks = count, "restored the tasks that had not ended");

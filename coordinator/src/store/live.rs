@@ -16,6 +16,7 @@ const TOLD_APART_MAX: usize = 1 << 16;
 pub struct Live {
     tasks: Vec<LiveTask>,
     rows: Vec<LiveRow>,
+    placed: Vec<(TaskId, LiveTask)>,
 }
 
 /// One of them.
@@ -23,10 +24,8 @@ pub struct Live {
 pub struct LiveTask {
     /// Its place in the order of acceptance.
     pub seq: u64,
-    /// Its public id.
-    pub id: TaskId,
     /// Which of the [rows](Live::rows) says where it stands.
-    pub row: usize,
+    pub row: u32,
 }
 
 impl Live {
@@ -40,9 +39,9 @@ impl Live {
         &self.rows
     }
 
-    /// Each task with its row.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, TaskId, &LiveRow)> {
-        self.tasks.iter().map(|task| (task.seq, task.id, &self.rows[task.row]))
+    /// Those of which an attempt is under way on a node, each with its row.
+    pub fn placed(&self) -> impl Iterator<Item = (u64, TaskId, &LiveRow)> {
+        self.placed.iter().map(|(id, task)| (task.seq, *id, &self.rows[task.row as usize]))
     }
 }
 
@@ -51,13 +50,13 @@ impl Live {
 pub(super) struct Reading {
     live: Live,
     /// Which row was made of these bytes.
-    seen: HashMap<Box<[u8]>, usize>,
+    seen: HashMap<Box<[u8]>, u32>,
 }
 
 impl Reading {
     /// When so many tasks are expected.
     pub(super) fn of(tasks: usize) -> Self {
-        Self { live: Live { tasks: Vec::with_capacity(tasks), rows: Vec::new() }, seen: HashMap::new() }
+        Self { live: Live { tasks: Vec::with_capacity(tasks), ..Live::default() }, seen: HashMap::new() }
     }
 
     /// The next task; the text says what is wrong with its row.
@@ -66,7 +65,7 @@ impl Reading {
         let row = match self.seen.get(json) {
             Some(row) => *row,
             None => {
-                let row = self.live.rows.len();
+                let row = u32::try_from(self.live.rows.len()).map_err(|_| "there are too many live tasks")?;
                 self.live.rows.push(record::decode_live_row(json)?);
                 if self.seen.len() < TOLD_APART_MAX {
                     self.seen.insert(json.into(), row);
@@ -74,7 +73,11 @@ impl Reading {
                 row
             }
         };
-        self.live.tasks.push(LiveTask { seq, id, row });
+        let task = LiveTask { seq, row };
+        if self.live.rows[row as usize].node.is_some() {
+            self.live.placed.push((id, task));
+        }
+        self.live.tasks.push(task);
         Ok(())
     }
 
@@ -91,21 +94,24 @@ mod tests {
 
     #[test]
     fn the_same_is_held_once() {
-        let mut reading = Reading::default();
         let id = |seq| TaskId::from_bytes([seq; 16]);
         let row = |seq: u8| {
             let mut row = LiveRow::queued(Asks { cpu_milli: u64::from(seq % 2), ..Asks::default() });
             row.notes.extend((seq == 3).then(|| "a word".to_owned()));
+            row.node = (seq == 5).then(|| "n".to_owned());
             row
         };
-        for seq in 1..=5 {
+        let mut reading = Reading::default();
+        for seq in 1..=7 {
             reading.add(seq.into(), &record::encode_live(&id(seq), &row(seq))).unwrap();
         }
-        assert!(reading.add(6, &[9]).is_err());
+        assert!(reading.add(8, &[9]).is_err());
         let live = reading.end();
-        assert_eq!(live.rows().len(), 3);
-        let expected: Vec<_> = (1..=5).map(|seq| (u64::from(seq), id(seq), row(seq))).collect();
-        let found: Vec<_> = live.iter().map(|(seq, id, row)| (seq, id, row.clone())).collect();
-        assert_eq!(found, expected);
+        assert_eq!(live.rows().len(), 4);
+        let found: Vec<_> =
+            live.tasks().iter().map(|task| (task.seq, &live.rows()[task.row as usize])).collect();
+        let rows: Vec<_> = (1..=7).map(row).collect();
+        assert_eq!(found, (1..).zip(&rows).collect::<Vec<_>>());
+        assert_eq!(live.placed().collect::<Vec<_>>(), [(5, id(5), &row(5))]);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! What is big (specs, logs) is written once; the row that changes while a task lives is small.
 
+mod columns;
 mod error;
 mod live;
 mod migrations;

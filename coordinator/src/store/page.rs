@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::StoreError;
+use super::columns::Columns;
 use super::reader::{StoredTask, Want};
 use super::record::{self, FinalState, Head, LiveState, Shown};
 use super::snapshot::Snapshot;
@@ -146,6 +147,7 @@ fn collect(
     candidates: Candidates<'_>,
 ) -> Result<Page, StoreError> {
     let mut tasks: Vec<StoredTask> = Vec::new();
+    let mut columns = Columns::open(snapshot, query.want)?;
     let mut big_rows_bytes = 0;
     for (scanned, candidate) in candidates.enumerate() {
         let candidate = candidate?;
@@ -166,7 +168,7 @@ fn collect(
             // Only now is it known that another page has anything on it.
             return Ok(Page { tasks, next: Some(Cursor(candidate.seq + 1)) });
         }
-        let task = snapshot.task_with_head(candidate.seq, head, query.want)?;
+        let task = columns.task(candidate.seq, head)?;
         big_rows_bytes += task.big_rows_bytes;
         tasks.push(task);
     }

@@ -10,7 +10,7 @@ use super::StoreError;
 use super::live::{self, Live};
 use super::open::Shared;
 use super::page::{self, ListQuery, Page};
-use super::record::{FinalRow, Head, LiveRow};
+use super::record::{self, FinalRow, Head, LiveRow};
 use super::snapshot::Snapshot;
 use super::tables::{FINALS_BY_END, LAST_SEQ, META, SPECS};
 use super::writer::{self, Ended};
@@ -62,6 +62,20 @@ impl StoredTask {
     /// When it was accepted.
     pub fn created(&self) -> Timestamp {
         self.head.created
+    }
+
+    /// Takes in its spec as it is on disk; the text says what is wrong with it.
+    pub(super) fn take_spec(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.spec = Some(record::decode(bytes)?);
+        self.big_rows_bytes += bytes.len();
+        Ok(())
+    }
+
+    /// Takes in what its next attempt left behind.
+    pub(super) fn take_attempt(&mut self, number: u32, bytes: &[u8]) -> Result<(), String> {
+        self.attempts.push((number, record::decode(bytes)?));
+        self.big_rows_bytes += bytes.len();
+        Ok(())
     }
 }
 

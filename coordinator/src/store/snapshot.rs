@@ -141,28 +141,21 @@ impl<'s> Snapshot<'s> {
         self.shared.bad_row(table, seq, reason)
     }
 
-    /// Task number `seq`, which an index names: that it is missing is damage.
-    pub(super) fn task(&self, seq: u64, want: Want) -> Result<StoredTask, StoreError> {
-        self.task_with_head(seq, self.head(seq)?, want)
-    }
-
     /// What lists need of task number `seq`, which an index names.
     pub(super) fn head(&self, seq: u64) -> Result<Head, StoreError> {
         let head = self.row(&self.opened.heads, "heads", seq)?;
         head.ok_or_else(|| self.bad_row("heads", seq, "it is missing".to_owned()))
     }
 
-    /// The same where its head has been read already.
-    pub(super) fn task_with_head(&self, seq: u64, head: Head, want: Want) -> Result<StoredTask, StoreError> {
+    /// Task number `seq`, which an index names: that a part of it is missing is damage.
+    pub(super) fn task(&self, seq: u64, want: Want) -> Result<StoredTask, StoreError> {
         let missing = |table| self.bad_row(table, seq, "it is missing".to_owned());
-        let status = self.status(seq)?.ok_or_else(|| missing("live"))?;
+        let (head, status) = (self.head(seq)?, self.status(seq)?.ok_or_else(|| missing("live"))?);
         let mut task = StoredTask { seq, head, status, spec: None, attempts: Vec::new(), big_rows_bytes: 0 };
         if want == Want::Everything {
             let found = self.table(SPECS)?.get(seq).map_err(|error| self.failed(error))?;
             let bytes = found.ok_or_else(|| missing("specs"))?;
-            let bad_row = |reason| self.bad_row("specs", seq, reason);
-            task.spec = Some(record::decode(bytes.value()).map_err(bad_row)?);
-            task.big_rows_bytes = bytes.value().len();
+            task.take_spec(bytes.value()).map_err(|reason| self.bad_row("specs", seq, reason))?;
             self.read_attempts(&mut task)?;
         }
         Ok(task)
@@ -186,10 +179,8 @@ impl<'s> Snapshot<'s> {
         let keys = (seq, 0)..=(seq, u32::MAX);
         for entry in self.table(ATTEMPTS)?.range(keys).map_err(|error| self.failed(error))? {
             let (key, bytes) = entry.map_err(|error| self.failed(error))?;
-            let log = record::decode(bytes.value());
-            let log = log.map_err(|reason| self.bad_row("attempts", seq, reason))?;
-            task.attempts.push((key.value().1, log));
-            task.big_rows_bytes += bytes.value().len();
+            let taken = task.take_attempt(key.value().1, bytes.value());
+            taken.map_err(|reason| self.bad_row("attempts", seq, reason))?;
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ fn a_task_survives_each_step_and_a_reopening() {
     assert_eq!(opened.secret.as_bytes(), secret.as_bytes(), "what was signed before is still good");
     let reader = opened.reader;
     assert_eq!(reader.next_seq().unwrap(), 3);
-    assert_eq!(reader.live().unwrap().iter().collect::<Vec<_>>(), [(2, task_id(2), &running(1))]);
+    assert_eq!(reader.live().unwrap().placed().collect::<Vec<_>>(), [(2, task_id(2), &running(1))]);
     let task = reader.task(&task_id(1), Want::Everything).unwrap().unwrap();
     let notes = vec!["waited".to_owned()];
     assert_eq!(task.status, Status::Final(FinalRow { state: FinalState::ExecutorError, notes }));
@@ -183,6 +183,8 @@ fn a_page_is_bounded_in_rows_and_in_bytes() {
     let mut changes: Vec<_> = (1..=rows_max + 10).map(|seq| accepted(seq, "n")).collect();
     changes.extend((1..=5).map(|seq| Change::AttemptEnded { seq, attempt: 1, log: long_log.clone() }));
     writer.commit(&changes).unwrap();
+    let live: Vec<_> = reader.live().unwrap().tasks().iter().map(|task| task.seq).collect();
+    assert_eq!(live, (1..=rows_max + 10).collect::<Vec<_>>(), "in order");
 
     let tags = vec![TagFilter { key: "number".into(), value: Some("5".into()) }];
     let rare = ListQuery { tags, ..ListQuery::newest(10) };
@@ -210,7 +212,7 @@ fn reads_schema_version_1() {
     assert_eq!(task.attempts[1].1.outputs[0].size_bytes, 5_000_000_000);
     assert_eq!(task.spec.unwrap().resources.unwrap().ram_gb, Some(0.5));
     let live = reader.live().unwrap();
-    let [(2, _, row)] = live.iter().collect::<Vec<_>>()[..] else { panic!("one live task") };
+    let [(2, _, row)] = live.placed().collect::<Vec<_>>()[..] else { panic!("one live task") };
     assert_eq!((row.state, row.asks.cpu_milli, row.avoid.as_deref()), (LiveState::Running, 2000, Some("n0")));
     let canceled =
         ListQuery { state: Some(StateFilter::Final(FinalState::Canceled)), ..ListQuery::newest(9) };
