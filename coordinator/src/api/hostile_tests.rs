@@ -9,10 +9,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{Patience, serve_patiently};
+use super::serve::{Patience, serve_with};
 use super::stand::{self, Stand};
+use crate::listen::slots::Slots;
 
 /// A served API.
 struct Served {
@@ -24,16 +26,17 @@ struct Served {
 
 impl Served {
     async fn start(next_request: Duration) -> Self {
-        Self::with(Patience { next_request, stall: LONG }).await
+        Self::with(Patience { next_request, stall: LONG }, 100).await
     }
 
-    async fn with(patience: Patience) -> Self {
+    async fn with(patience: Patience, places: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = stand::state(directory.path(), &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let mut serving = JoinSet::new();
-        serving.spawn(serve_patiently(listener, state, shutdown.clone(), patience));
+        let slots = Slots::of(places, places + 1);
+        serving.spawn(serve_with(slots, patience, listener, state, shutdown.clone()));
         Self { address, shutdown, serving, _directory: directory }
     }
 
@@ -63,6 +66,9 @@ impl Served {
 }
 
 const LONG: Duration = Duration::from_secs(600);
+
+/// What has to happen at all.
+const WHILE: Duration = Duration::from_secs(60);
 const TASK: &str = r#"{"executors":[{"image":"i","command":["c"]}]}"#;
 
 #[tokio::test]
@@ -167,7 +173,7 @@ async fn a_request_has_one_end() {
 
 #[tokio::test]
 async fn whoever_takes_nothing_of_an_answer_is_dropped() {
-    let served = Served::with(Patience { next_request: LONG, stall: Duration::from_millis(50) }).await;
+    let served = Served::with(Patience { next_request: LONG, stall: Duration::from_millis(50) }, 100).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     // Thousands of answers, more than the kernel holds for somebody who reads none of them.
     let asking = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(64);
@@ -242,4 +248,32 @@ async fn what_is_the_servers_own_is_never_stored() {
     for forged in ["aaaaaaaaaaaaaaaaaaaaaaaaaa", "COMPLETE", "1970", "forged", "root"] {
         assert!(!shown.contains(forged), "{forged}: {shown}");
     }
+}
+
+#[tokio::test]
+async fn where_places_are_short_the_longest_idle_client_makes_room() {
+    let served = Served::with(Patience { next_request: LONG, stall: LONG }, 2).await;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = TcpStream::connect(served.address).await.unwrap();
+        client.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 12];
+        let answered = timeout(WHILE, client.read_exact(&mut answer)).await;
+        answered
+            .unwrap_or_else(|_| {
+                panic!("client {number} is served, though others have kept their connections")
+            })
+            .unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200");
+        clients.push(client);
+    }
+    // Whoever made room was told in the usual way: the rest of the answer, and then the end.
+    let mut rest = Vec::new();
+    timeout(WHILE, clients[0].read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.ends_with(br#"{"status":"ok"}"#));
+    // The last one has its place.
+    clients[3].write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(WHILE, clients[3].read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(rest).unwrap().matches(r#"{"status":"ok"}"#).count(), 2);
 }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use teamster_values::TaskId;
 use tokio::task::JoinSet;
@@ -54,6 +55,18 @@ async fn a_hundred_at_once_make_one_task() {
     assert_eq!(other.json()["msg"], "this Idempotency-Key was used before, for another task");
     assert_ne!(id(&post(&stand, "K", &task("t")).await), ids[0], "a key is taken as it is");
     assert_eq!(count(&stand).await, 2);
+}
+
+#[tokio::test]
+async fn twins_that_are_decided_on_together_are_one() {
+    let stand = Stand::new();
+    // While the first is put on disk the others come, so twins among them find nothing of each other there.
+    let body = task("t");
+    let keys: Vec<_> = (0..100).map(|number| format!("k{}", number / 2)).collect();
+    let answers = join_all(keys.iter().map(|key| post(&stand, key, &body))).await;
+    let ids: Vec<_> = answers.iter().map(id).collect();
+    assert!(ids.chunks(2).all(|twins| twins[0] == twins[1]), "{ids:?}");
+    assert_eq!(count(&stand).await, 50);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The listener: takes connections, bounds them, and lets them end well. Knows nothing of what is asked.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -45,18 +46,18 @@ pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the API on `listener` until `shutdown`, then lets requests under way end within 10 seconds.
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: CancellationToken) -> io::Result<()> {
-    serve_patiently(listener, state, shutdown, PATIENCE).await
+    serve_with(Slots::at_most(CLIENTS_MAX), PATIENCE, listener, state, shutdown).await
 }
 
-/// The same with other times.
-pub(super) async fn serve_patiently(
+/// The same with other places and times.
+pub(super) async fn serve_with(
+    slots: Arc<Slots>,
+    patience: Patience,
     listener: TcpListener,
     state: ApiState,
     shutdown: CancellationToken,
-    patience: Patience,
 ) -> io::Result<()> {
     let router = router(state);
-    let slots = Slots::at_most(CLIENTS_MAX);
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     // Cancel safe: a connection that is accepted is spawned in the same step.

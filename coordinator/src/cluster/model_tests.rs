@@ -325,6 +325,34 @@ fn connected(world: &mut World, nodes: usize) {
 }
 
 #[test]
+fn only_the_node_of_an_attempt_and_only_of_the_last_one_is_believed() {
+    let mut cluster = Cluster::new(POLICY);
+    let capacity = Resources { cpu_milli: 1000, memory_bytes: 1, disk_bytes: 1 };
+    let offer = Offer { capacity, ..Offer::default() };
+    let mut effects = Effects::default();
+    for id in ["a", "b"] {
+        let event = Event::NodeConnected { id: id.to_owned(), offer, held: Vec::new() };
+        cluster.handle(Millis(0), event, &mut effects);
+    }
+    let class = Class { need: capacity, ..Class::default() };
+    cluster.handle(Millis(0), Event::Submitted(1, Request { class, preemptible: false }), &mut effects);
+    cluster.schedule(Millis(0), &mut effects);
+    let placement = cluster.task(1).unwrap().state.placement().unwrap();
+    let other = NodeKey(1 - placement.node.0);
+    // The attempt is another node's; this one does not exist, or no longer.
+    for (node, attempt) in [(other, 1), (placement.node, 2), (placement.node, 0)] {
+        for stage in [HeldStage::Running, HeldStage::Ended(Ending::Complete)] {
+            let mut effects = Effects::default();
+            let said = Event::Reported(node, Held { seq: 1, attempt, stage });
+            assert!(!cluster.handle(Millis(1), said, &mut effects));
+            assert_eq!(effects.commands, [(node, Command::Forget(1, attempt))]);
+            assert!(effects.changed.is_empty() && effects.ended.is_empty());
+            assert_eq!(cluster.task(1).unwrap().state, TaskState::Initializing(placement));
+        }
+    }
+}
+
+#[test]
 fn the_brake_holds_when_most_nodes_vanish_at_once() {
     let mut world = World::new();
     world.agents = (0..6).map(|_| Agent::default()).collect();

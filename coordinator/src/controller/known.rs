@@ -80,3 +80,7 @@ impl Controller {
         shared
     }
 }
+
+#[cfg(test)]
+#[path = "known_tests.rs"]
+mod tests;
