@@ -136,7 +136,7 @@ impl Client {
             // A proxy for the world outside cannot reach this machine's own loopback.
             http = http.no_proxy();
         }
-        let http = http.build().map_err(|error| refuse(&chain(&error)))?;
+        let http = http.build().map_err(|error| refuse(&innermost(&error)))?;
         Ok(Self { http, base })
     }
 
@@ -308,7 +308,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::Unreachable { base: self.base.clone(), reason: chain(error) }
+        ClientError::Unreachable { base: self.base.clone(), reason: innermost(error) }
     }
 
     fn garbled(&self, reason: &str) -> ClientError {
@@ -324,8 +324,8 @@ async fn reason_in(answer: Response) -> String {
     message.unwrap_or(text.trim()).to_owned()
 }
 
-/// The innermost cause, because reqwest's own text only repeats the URL.
-fn chain(error: &dyn std::error::Error) -> String {
+/// The innermost cause: the outer ones only repeat the URL, or say that there is one.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

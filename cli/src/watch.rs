@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use wire::task_service_client::TaskServiceClient;
 
 use crate::args::{GrpcArgs, UsageError};
-use crate::client::Client;
+use crate::client::{Client, innermost};
 
 /// The port of a coordinator's gRPC API unless somebody says otherwise.
 const USUAL_PORT: u16 = 8001;
@@ -107,15 +107,6 @@ impl From<Status> for WatchError {
             _ => Self::Gone(reason),
         }
     }
-}
-
-/// The innermost cause; the outer ones only say that there is one.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

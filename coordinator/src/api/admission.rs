@@ -19,7 +19,7 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bodies beyond this have a room of their own, so that they hold up no others, and are parsed aside, so as not to
 /// hold up everybody else on the thread.
-pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
+const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// How many bytes of small bodies are held at the same time: thousands of usual tasks.
 const SMALL_BODIES_BYTES_MAX: usize = 64 << 20;
@@ -77,6 +77,18 @@ impl Admission {
     pub(super) async fn list(&self) -> SemaphorePermit<'_> {
         self.lists.acquire().await.expect("the semaphore is never closed")
     }
+}
+
+/// Reads a body of so many bytes; a large one aside.
+pub(super) async fn read<T: Send + 'static>(
+    body_bytes: usize,
+    read: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body_bytes <= LARGE_BODY_BYTES {
+        return read();
+    }
+    // It fails only by a panic or because the runtime is going down.
+    tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::Passing)?
 }
 
 /// A body as it comes in.

@@ -21,11 +21,9 @@ use wire::task_service_server::{TaskService, TaskServiceServer};
 
 pub use serve::serve;
 
-use super::admission::LARGE_BODY_BYTES;
 use super::caller::{Caller, Peer, Surface};
-use super::error::ApiError;
 use super::request::{self, BODY_BYTES_MAX};
-use super::{Api, list, once, tasks};
+use super::{Api, admission, list, once, tasks};
 
 /// What serves the calls.
 struct Service {
@@ -59,18 +57,13 @@ impl TaskService for Service {
         let (metadata, _, message) = request.into_parts();
         let key = once::key(&metadata.into_headers())?;
         let task = message.task.unwrap_or_default();
-        let (config, is_large) = (self.api.state.config.clone(), task.encoded_len() > LARGE_BODY_BYTES);
-        let read = move || -> Result<_, ApiError> {
+        let config = self.api.state.config.clone();
+        let (request, once) = admission::read(task.encoded_len(), move || {
             let request = request::check(ask::task(task), &config)?;
             let once = once::once(key, &request.spec, &config);
             Ok((request, once))
-        };
-        let (request, once) = if is_large {
-            // It fails only by a panic or because the runtime is going down.
-            tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::Passing)??
-        } else {
-            read()?
-        };
+        })
+        .await?;
         let id = tasks::submit(&self.api, request, once).await?;
         Ok(Response::new(wire::CreateTaskResponse { id: id.to_string() }))
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use teamster_values::TaskId;
 
 use super::Api;
-use super::admission::{BODY_TIMEOUT, Incoming, LARGE_BODY_BYTES};
+use super::admission::{self, BODY_TIMEOUT, Incoming};
 use super::caller::{Caller, Peer, Surface};
 use super::error::ApiError;
 use super::once;
@@ -42,19 +42,13 @@ pub(super) async fn create(
     }
     let _room = api.state.admission.body(announced_bytes).await?;
     let body = Incoming::new(body).all(BODY_BYTES_MAX).await?.ok_or(too_large)?;
-    let is_large = body.len() > LARGE_BODY_BYTES;
     let config = api.state.config.clone();
-    let read = move || -> Result<_, ApiError> {
+    let (request, once) = admission::read(body.len(), move || {
         let request = request::parse(&body, &config)?;
         let once = once::once(key, &request.spec, &config);
         Ok((request, once))
-    };
-    let (request, once) = if is_large {
-        // It fails only by a panic or because the runtime is going down.
-        tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::Passing)??
-    } else {
-        read()?
-    };
+    })
+    .await?;
     let id = submit(&api, request, once).await?;
     Ok(Json(json!({ "id": id })))
 }
