@@ -1,14 +1,16 @@
 //! `teamster task …`: submit tasks and look at them. It shows what the coordinator says and keeps nothing.
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::Value;
 
+use self::shown::Task;
 use crate::args::{Format, FormatArgs, GrpcArgs, ServerArgs, UsageError};
 use crate::client::{Client, ClientError, Filter, LogsWanted, Stream, View};
 use crate::follow;
@@ -123,52 +125,6 @@ pub(crate) struct ListArgs {
     server: ServerArgs,
 }
 
-/// As much of a TES task as is shown; what a view leaves out is empty.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Task {
-    id: String,
-    state: String,
-    name: String,
-    creation_time: Option<Timestamp>,
-    executors: Vec<Executor>,
-    logs: Vec<TaskLog>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Executor {
-    image: String,
-    command: Vec<String>,
-}
-
-/// One attempt.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TaskLog {
-    start_time: Option<Timestamp>,
-    end_time: Option<Timestamp>,
-    metadata: BTreeMap<String, Value>,
-    logs: Vec<ExecutorLog>,
-    system_logs: Vec<String>,
-    outputs: Vec<OutputLog>,
-}
-
-/// One executor's end.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ExecutorLog {
-    end_time: Option<Timestamp>,
-    exit_code: Option<i64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct OutputLog {
-    url: String,
-    size_bytes: Value,
-}
-
 /// Does what was asked.
 pub(crate) async fn run(command: TaskCommand) -> anyhow::Result<u8> {
     match command {
@@ -212,7 +168,7 @@ async fn get(client: &Client, id: &str, view: View, format: Format) -> anyhow::R
     let id = client.resolve(id).await?;
     match format {
         Format::Json => table::print_json(&client.get(&id, view).await?)?,
-        Format::Table => table::write(&describe(&full(client, &id).await?)),
+        Format::Table => table::write(&full(client, &id).await?.described()),
     }
     Ok(FINE)
 }
@@ -224,54 +180,7 @@ async fn full(client: &Client, id: &str) -> anyhow::Result<Task> {
 
 /// What the last command that ran ended with.
 pub(crate) async fn exit_code(client: &Client, id: &str) -> anyhow::Result<Option<i64>> {
-    let task = full(client, id).await?;
-    Ok(task.logs.last().and_then(|attempt| attempt.logs.last()).and_then(|executor| executor.exit_code))
-}
-
-fn describe(task: &Task) -> String {
-    let mut lines = vec![("id", task.id.clone()), ("state", task.state.clone())];
-    let mut add = |key, value: String| lines.push((key, value));
-    if !task.name.is_empty() {
-        add("name", task.name.clone());
-    }
-    if let Some(time) = task.creation_time {
-        add("created", time.to_string());
-    }
-    for executor in &task.executors {
-        add("image", executor.image.clone());
-        add("command", executor.command.join(" "));
-    }
-    if let Some(log) = task.logs.last() {
-        if task.logs.len() > 1 {
-            add("attempts", task.logs.len().to_string());
-        }
-        if let Some(node) = node_of(log) {
-            add("node", node.to_owned());
-        }
-        for (key, time) in [("started", log.start_time), ("ended", log.end_time)] {
-            if let Some(time) = time {
-                add(key, time.to_string());
-            }
-        }
-        for executor in log.logs.iter().filter(|e| e.end_time.is_some()) {
-            add("exit code", executor.exit_code.unwrap_or_default().to_string());
-        }
-        for output in &log.outputs {
-            add("output", format!("{} ({} bytes)", output.url, plain(&output.size_bytes)));
-        }
-        for line in &log.system_logs {
-            add("system log", line.clone());
-        }
-    }
-    lines.iter().map(|(key, value)| format!("{key:<12}{value}\n")).collect()
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn node_of(log: &TaskLog) -> Option<&str> {
-    log.metadata.get("node").and_then(Value::as_str)
+    Ok(full(client, id).await?.exit_code())
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<u8> {
@@ -291,7 +200,7 @@ async fn list(args: ListArgs) -> anyhow::Result<u8> {
         .zip(table::short_ids(&ids))
         .map(|(task, id)| {
             let age = task.creation_time.map(|time| table::age(time, now)).unwrap_or_default();
-            let node = task.logs.last().and_then(node_of).unwrap_or_default().to_owned();
+            let node = task.node().unwrap_or_default().to_owned();
             [id.to_owned(), task.state.clone(), task.name.clone(), age, node]
         })
         .collect();
@@ -370,29 +279,4 @@ pub(crate) async fn copy(
         table::write_error("teamster: only the end of this log is left\n");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_any_view() {
-        let minimal: Task = serde_json::from_str(r#"{"id":"a","state":"QUEUED"}"#).unwrap();
-        assert_eq!(describe(&minimal), "id          a\nstate       QUEUED\n");
-        let full: Task = serde_json::from_str(
-            r#"{"id":"a","state":"EXECUTOR_ERROR","name":"n","creation_time":"2025-01-01T00:00:00Z",
-                "executors":[{"image":"busybox","command":["false","x"]}],
-                "logs":[{"metadata":{"node":"n1"},"logs":[{"exit_code":1,"end_time":"2025-01-01T00:00:02Z"}],
-                         "outputs":[{"url":"/mnt/shared/o","path":"/o","size_bytes":"12"}],
-                         "system_logs":["out of memory"]}]}"#,
-        )
-        .unwrap();
-        let text = describe(&full);
-        for part in
-            ["node        n1\n", "exit code   1\n", "/mnt/shared/o (12 bytes)", "out of memory", "false x"]
-        {
-            assert!(text.contains(part), "{part} is missing in:\n{text}");
-        }
-    }
 }
