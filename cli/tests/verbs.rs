@@ -168,6 +168,24 @@ fn wait_tells_each_end_and_fails_with_any() {
 }
 
 #[test]
+fn what_a_task_waits_for_is_no_part_of_its_log() {
+    let waiting = "event: waiting\ndata: \"waiting for a larger node\"\n\n";
+    let events = format!("{waiting}event: news\ndata: \"of another version\"\n\n");
+    let events = events + &event("1-0-2-0", "stdout", "a\n") + &event("1-1-0-0", "end", "COMPLETE");
+    for (words, query) in [(&[][..], ""), (&["--stream", "stdout"], "&stream=stdout")] {
+        let stub = Stub::start(&[(&format!("{}{query}", follow()), 200, &events)]);
+        let output = teamster(&stub, &[&["task", "logs", "-f", ID], words].concat());
+        assert_eq!(text(&output.stdout), "a\n");
+        assert_eq!(text(&output.stderr), "teamster: waiting for a larger node\n");
+    }
+    let created = format!(r#"{{"id":"{ID}"}}"#);
+    let stub = Stub::start(&[("POST /v1/tasks", 200, &created), (&follow(), 200, &events)]);
+    let output = teamster(&stub, &["run", "echo a"]);
+    assert_eq!(text(&output.stdout), "a\n");
+    assert_eq!(text(&output.stderr), "teamster: waiting for a larger node\n");
+}
+
+#[test]
 fn logs_can_be_taken_apart() {
     let stub = Stub::start(&[
         (&log("stdout"), 200, "ac"),
