@@ -9,6 +9,7 @@
 
 mod gauge;
 mod measure;
+mod overrun;
 mod unlinked;
 
 use std::collections::BTreeMap;
@@ -17,19 +18,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use teamster_values::{ByteCount, Reason};
+use teamster_values::ByteCount;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::gauge::Gauge;
-use self::measure::{DEPTH_MAX, Place, Used, measure};
+use self::measure::{Place, Used, measure};
+use self::overrun::{overrun, too_large, too_many};
 use crate::assignment::AttemptId;
 use crate::attempt_dir::AttemptDir;
 use crate::boot::BootInstant;
 use crate::quota::Quotas;
 use crate::runtime::Runtime;
 
+pub use self::overrun::Overrun;
 pub use crate::quota::DiskLimits;
 
 /// Between two looks at the file system, and the shortest time between two walks over an attempt.
@@ -55,15 +58,6 @@ const FREE_LOGS_BYTES: u64 = 1 << 20;
 /// An attempt that has less room than this has met its limit: what it wanted to write did not fit. Or a sixteenth
 /// of its limit, where that is less.
 const NO_ROOM_BYTES: u64 = 256 << 10;
-
-/// An attempt is over a limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overrun {
-    /// Which.
-    pub reason: Reason,
-    /// In words, for the user.
-    pub text: String,
-}
 
 /// The attempts that are watched.
 #[derive(Debug, Default)]
@@ -243,11 +237,11 @@ impl DiskWatch {
         limits: DiskLimits,
         runtime: &dyn Runtime,
     ) -> io::Result<Used> {
-        let Some(counted) = self.quotas.usage(id) else {
+        // A count that has ended, because somebody switched it off, is none.
+        let Some(Ok(counted)) = self.quotas.usage(id) else {
             let place = Place { directories: vec![scratch, logs], processes: runtime.processes(id) };
             return measure(&place, limits.files);
         };
-        let counted = counted?;
         let logs = measure(&Place { directories: vec![logs], processes: Vec::new() }, limits.files)?;
         let bytes = counted.bytes.saturating_add(logs.bytes.saturating_sub(FREE_LOGS_BYTES));
         Ok(Used { bytes, files: counted.files, is_too_deep: false })
@@ -264,36 +258,11 @@ fn interval(limits: DiskLimits, used: Used, took: Duration) -> Duration {
     room.clamp(TICK, INTERVAL_MAX).max(took * REST_FACTOR)
 }
 
-fn overrun(limits: DiskLimits, used: Used) -> Option<Overrun> {
-    if used.bytes > limits.bytes {
-        return Some(too_large(limits, used.bytes));
-    }
-    if used.files > limits.files {
-        return Some(too_many(limits));
-    }
-    let text = format!("the task has directories on the node's disk that are more than {DEPTH_MAX} deep");
-    used.is_too_deep.then_some(Overrun { reason: Reason::FileLimit, text })
-}
-
-fn too_large(limits: DiskLimits, bytes: u64) -> Overrun {
-    let (has, may) = (ByteCount(bytes), ByteCount(limits.bytes));
-    let text = format!(
-        "the task has {has} on the node's disk and may have {may}; ask for more with resources.disk_gb"
-    );
-    Overrun { reason: Reason::DiskLimit, text }
-}
-
-fn too_many(limits: DiskLimits) -> Overrun {
-    let files = limits.files;
-    let text = format!("the task has {files} files or more on the node's disk, and this node allows no more");
-    Overrun { reason: Reason::FileLimit, text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::fake::FakeRuntime;
-    use teamster_values::TaskId;
+    use teamster_values::{Reason, TaskId};
 
     const LIMITS: DiskLimits = DiskLimits { bytes: 10 << 30, files: 100 };
 
@@ -306,16 +275,6 @@ mod tests {
         assert_eq!(interval(LIMITS, used(11 << 30), quick), TICK);
         assert_eq!(interval(DiskLimits { bytes: 1 << 50, ..LIMITS }, used(0), quick), INTERVAL_MAX);
         assert_eq!(interval(LIMITS, used(10 << 30), Duration::from_secs(3)), Duration::from_secs(60));
-    }
-
-    #[test]
-    fn each_limit_is_named() {
-        let of = |bytes, files, is_too_deep| overrun(LIMITS, Used { bytes, files, is_too_deep });
-        assert_eq!(of(10 << 30, 100, false), None);
-        let disk = of((10 << 30) + 1, 1, false).unwrap();
-        assert!(disk.reason == Reason::DiskLimit && disk.text.contains("may have 10GiB"), "{disk:?}");
-        assert_eq!(of(0, 101, false).unwrap().reason, Reason::FileLimit);
-        assert!(of(0, 1, true).unwrap().text.contains("deep"));
     }
 
     #[tokio::test]

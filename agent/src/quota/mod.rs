@@ -51,6 +51,9 @@ pub enum QuotaError {
     /// The file system refused.
     #[error("limit the disk space of a task: {0}")]
     Io(#[from] io::Error),
+    /// What is in its directory was made without a project, and would not be counted.
+    #[error("limit the disk space of a task: it has files already")]
+    HasFiles,
     /// Somebody uses them all.
     #[error("find a free project between {} and {}", .0.start, .0.end - 1)]
     NoneFree(Range<u32>),
@@ -164,6 +167,9 @@ impl Quotas {
         }
         let directory = open(&scratch)?;
         let had = kernel::project_of(&directory)?;
+        if !self.ids.contains(&had) && std::fs::read_dir(&scratch)?.next().is_some() {
+            return Err(QuotaError::HasFiles);
+        }
         let id = if self.ids.contains(&had) { had } else { self.free_project(&mut book)? };
         // In this order: a limit without a file is anybody's to take away.
         kernel::enter_project(&directory, id)?;

@@ -1,4 +1,4 @@
-//! The limits that the kernel does not hold for us, wall time and disk, while an executor runs: an attempt
+//! The limits that the kernel does not hold for us, wall time and mostly disk, while an executor runs: an attempt
 //! that passes one is ended like a command that failed, with the reason, and what it leaves is still put in
 //! place. Also what the kernel's own limits are called when they have made an executor fail.
 

@@ -184,12 +184,12 @@ impl Runtime for Containerd {
         if let Some(layout) = cgroup::layout() {
             versions.push(("cgroup".to_owned(), layout.to_owned()));
         }
-        self.meet_snapshots().await;
         versions.push(("disk".to_owned(), self.quotas.summary().to_owned()));
         Ok(versions)
     }
 
     async fn lacks(&self) -> Vec<String> {
+        self.meet_snapshots().await;
         cgroup::lacks().into_iter().chain(self.lacks.iter().cloned()).collect()
     }
 }

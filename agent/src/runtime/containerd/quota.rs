@@ -2,6 +2,7 @@
 //! container belongs to the attempt's project before anything is mounted of it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use containerd_client::types::Mount;
 
@@ -9,14 +10,18 @@ use super::{Containerd, blocking};
 use crate::runtime::ContainerId;
 use crate::runtime::image::snapshot_root;
 
+/// The agent does not start before this is over.
+const DEADLINE: Duration = Duration::from_secs(2);
+
 impl Containerd {
-    /// Sees how the file system of containers' writable layers is with project quota, once it is known where they
-    /// lie.
+    /// Sees how the file system of containers' writable layers is with project quota. If containerd does not say in
+    /// time where they lie, that is left to the first container.
     pub(super) async fn meet_snapshots(&self) {
         if !self.quotas.are_on() {
             return;
         }
-        let Ok(root) = snapshot_root(&self.link).await else { return };
+        let asked = tokio::time::timeout(DEADLINE, snapshot_root(&self.link)).await;
+        let Ok(Ok(root)) = asked else { return };
         let quotas = self.quotas.clone();
         if let Err(error) = blocking("look at the disk of containers", move || quotas.meet(&root)).await {
             tracing::warn!(%error, "cannot tell whether what containers write has a hard limit");
