@@ -27,6 +27,8 @@ const LOG: &str = "debug,h2=info,hyper=info,tower=info,tonic=info";
 pub struct Options {
     /// CPUs that the node claims to have: how many tasks run at one time.
     pub cpus: u32,
+    /// Between two heartbeats of the agent; after four in silence its session ends.
+    pub heartbeat: &'static str,
     /// More lines for the coordinator's configuration.
     pub coordinator_toml: String,
     /// More lines for the agent's configuration.
@@ -37,7 +39,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cpus: 20, coordinator_toml: String::new(), agent_toml: String::new(), log: LOG.to_owned() }
+        Self {
+            cpus: 20,
+            heartbeat: "300ms",
+            coordinator_toml: String::new(),
+            agent_toml: String::new(),
+            log: LOG.to_owned(),
+        }
     }
 }
 
@@ -88,8 +96,8 @@ impl Cluster {
         let shared = shared.display();
         let coordinator = format!(
             "data_dir = '{dir}/coordinator'\nhttp = '{http}'\ngrpc = '{}'\nagents = '{agents}'\n\
-             storage = ['{shared}']\nheartbeat = '300ms'\n{}",
-            self.grpc, options.coordinator_toml
+             storage = ['{shared}']\nheartbeat = '{}'\n{}",
+            self.grpc, options.heartbeat, options.coordinator_toml
         );
         let agent = format!(
             "data_dir = '{dir}/agent'\ncoordinator = '{}'\nnode_id = 'node-1'\ncontainerd = '{}'\n\
