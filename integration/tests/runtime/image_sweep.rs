@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
+use std::process::Command;
 use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+use tempfile::TempDir;
 
 use teamster_agent::config::ImageSettings;
 use teamster_agent::runtime::{Containerd, Programs, Runtime, image};
+use teamster_integration::containerd::{PrivateContainerd, can_run_containers};
 use teamster_integration::image::TestImage;
+use teamster_integration::odd_registry::OddRegistry;
+use teamster_integration::pieces::Packing;
 use teamster_values::Period;
 
 use crate::puller::{Puller, odd, plain_http};
@@ -102,4 +109,71 @@ async fn nothing_is_left_of_an_image_that_went() {
     puller.runtime().sweep_images(&BTreeSet::new()).await.unwrap();
     assert!(puller.is_empty().await);
     assert_eq!(snapshots.read_dir().unwrap().count(), 0);
+}
+
+/// A disk of so many MiB in memory, which goes with this value.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(size_mib: u64) -> Self {
+        let directory = tempfile::Builder::new().prefix("sd").tempdir_in("/tmp").unwrap();
+        let options = format!("size={size_mib}m,mode=755");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "disk"]).arg(directory.path());
+        assert!(mount.status().unwrap().success());
+        Self(directory)
+    }
+
+    fn fill_percent(&self) -> u64 {
+        let disk = statvfs(self.0.path()).unwrap();
+        100 - disk.blocks_available() * 100 / disk.blocks()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_small_disk_is_emptied_down_to_the_mark_and_no_further() {
+    if !can_run_containers() {
+        return;
+    }
+    let registry = OddRegistry::start().await;
+    let at = |number: usize| format!("{}/lab/tool:{number}", registry.host());
+    for number in 0..6 {
+        let text = number.to_string().repeat(6 << 20);
+        let image = TestImage::named("unused").script("/large", &text).pieces(Packing::Gzip);
+        registry.put_image("lab/tool", &number.to_string(), &image);
+    }
+    let disk = SmallDisk::new(96);
+    let containerd = PrivateContainerd::start_in(disk.0.path(), None);
+    let settings = ImageSettings {
+        disk_high_percent: 55,
+        disk_low_percent: 40,
+        idle_min: Period(Duration::ZERO),
+        ..ImageSettings::default()
+    };
+    let puller = Puller { containerd, settings, registry: plain_http(registry.host()) };
+    let runtime = puller.runtime();
+    let mut number = 0;
+    while disk.fill_percent() <= 55 {
+        // Below the upper mark nothing goes.
+        runtime.sweep_images(&BTreeSet::new()).await.unwrap();
+        assert_eq!(puller.names().await.len(), number);
+        runtime.image(&at(number)).await.unwrap();
+        number += 1;
+    }
+    // The first one is the one that was used last.
+    runtime.image(&at(0)).await.unwrap();
+    let before = disk.fill_percent();
+    runtime.sweep_images(&BTreeSet::new()).await.unwrap();
+    let (after, left) = (disk.fill_percent(), puller.names().await);
+    let expected: Vec<_> = std::iter::once(0).chain(number + 1 - left.len()..number).map(at).collect();
+    assert_eq!(left, expected, "the least recently used went");
+    let share = (before - after) / (number - left.len()) as u64;
+    assert!(after <= 40 && after + share > 40, "{before} % before, {after} % after, {share} % for each");
+    assert!(runtime.image(&at(1)).await.unwrap().pulled.is_some(), "and there is room again");
 }
