@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::cluster::Cluster;
 use crate::stand::Stand;
+use crate::world;
 
 /// How many seconds the processes sleep that this test's tasks leave behind: a number that nobody else has.
 pub fn sleeper_seconds() -> String {
@@ -25,6 +26,9 @@ pub struct Remains {
     cgroups: BTreeSet<String>,
     processes: BTreeSet<String>,
     directories: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
+    links: BTreeSet<String>,
+    rules: BTreeSet<String>,
 }
 
 impl Remains {
@@ -43,6 +47,9 @@ impl Remains {
             cgroups: cgroups(tasks),
             processes: shims_and_sleepers(&base),
             directories: directories(stand, cluster, tasks),
+            namespaces: network_namespaces(&base),
+            links: world::links().into_iter().filter(|name| name.starts_with("tmst")).collect(),
+            rules: world::rules().lines().map(str::to_owned).collect(),
         }
     }
 }
@@ -94,7 +101,7 @@ fn below(directory: &Path) -> BTreeSet<String> {
     paths.map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
-/// What runs for containers of this containerd, and the sleepers that test tasks leave behind.
+/// What runs for containers of this containerd, keepers among it, and the sleepers that test tasks leave behind.
 fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
     let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
     let seconds = sleeper_seconds();
@@ -109,4 +116,22 @@ fn shims_and_sleepers(base: &str) -> BTreeSet<String> {
             (is_shim || is_sleeper).then(|| format!("{} {}", process.pid, words.join(" ")))
         })
         .collect()
+}
+
+/// Network namespaces that live: those in which something runs that belongs to this containerd, those that one of
+/// these processes holds open, and those that are mounted anywhere.
+fn network_namespaces(base: &str) -> BTreeSet<String> {
+    let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
+    let ours = processes
+        .filter(|process| process.cmdline().is_ok_and(|words| words.iter().any(|word| word.contains(base))));
+    let of_process = |process: procfs::process::Process| {
+        let at = format!("/proc/{}", process.pid);
+        let open = std::fs::read_dir(format!("{at}/fd")).into_iter().flatten().flatten();
+        let links = open.map(|entry| entry.path()).chain([format!("{at}/ns/net").into()]);
+        links.filter_map(|link| Some(std::fs::read_link(link).ok()?.to_string_lossy().into_owned()))
+    };
+    let mounts = procfs::process::Process::myself().unwrap().mountinfo().unwrap();
+    let mounted = mounts.into_iter().filter(|mount| mount.fs_type == "nsfs").map(|mount| mount.root);
+    let all = ours.flat_map(of_process).chain(mounted);
+    all.filter(|name| name.trim_start_matches('/').starts_with("net:[")).collect()
 }

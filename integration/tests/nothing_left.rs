@@ -10,11 +10,18 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, PATIENCE, eventually, shell_task};
 use teamster_integration::remains::{Remains, sleeper_seconds};
+use teamster_integration::skip;
 use teamster_integration::stand::Stand;
+use teamster_integration::world::{self, SERVER, World};
 
 /// How many tasks there are, and how many of them run at a time.
 const TASKS: usize = 500;
 const CPUS: u32 = 24;
+
+/// What lets tasks have a way out.
+fn egress() -> String {
+    format!("[network]\negress = true\ndns = ['{SERVER}']\n")
+}
 
 /// What a task is to do, and how it must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,10 @@ enum Kind {
     Waits,
     /// Its shim is killed.
     LosesShim,
+    /// The keeper of its streams is killed.
+    LosesKeeper,
+    /// Has a way out of the node, where that can be had, and two executors.
+    Egress,
 }
 
 const KINDS: [Kind; 10] = [
@@ -47,26 +58,27 @@ const KINDS: [Kind; 10] = [
     Kind::Waits,
     Kind::OutOfTime,
     Kind::CanceledAtOnce,
-    Kind::WithFiles,
+    Kind::Egress,
 ];
 
-/// One of so many loses its shim, in the place of one that waits.
-const LOSSES: usize = 40;
+/// One of so many loses its shim, in the place of one that waits, and one its keeper.
+const LOSSES: usize = 80;
 
 impl Kind {
     fn of(number: usize) -> Self {
         match KINDS[number % KINDS.len()] {
             Self::Waits if number % LOSSES == 6 => Self::LosesShim,
+            Self::Waits if number % LOSSES == 46 => Self::LosesKeeper,
             kind => kind,
         }
     }
 
     fn state(self) -> &'static str {
         match self {
-            Self::Succeeds | Self::WithFiles | Self::Waits => "COMPLETE",
+            Self::Succeeds | Self::WithFiles | Self::Waits | Self::Egress => "COMPLETE",
             Self::Fails | Self::OutOfMemory | Self::OutOfTime => "EXECUTOR_ERROR",
             Self::Canceled | Self::CanceledAtOnce => "CANCELED",
-            Self::NoImage | Self::LosesShim => "SYSTEM_ERROR",
+            Self::NoImage | Self::LosesShim | Self::LosesKeeper => "SYSTEM_ERROR",
         }
     }
 
@@ -101,7 +113,14 @@ fn task(number: usize, marks: &Marks, cluster: &Cluster) -> Value {
             task["resources"]["backend_parameters"] = json!({"timeout": "2s"});
             task
         }
-        Kind::CanceledAtOnce | Kind::LosesShim => simple(sleep),
+        Kind::CanceledAtOnce | Kind::LosesShim | Kind::LosesKeeper => simple(sleep),
+        Kind::Egress => {
+            let mut task = shell_task(&name, &[format!("setsid {sleep} & ls /sys/class/net"), mark]);
+            if world::lacks().is_none() {
+                task["resources"]["backend_parameters"] = json!({"network": "egress"});
+            }
+            task
+        }
         Kind::Waits => simple(format!("setsid {sleep} & {}", marks.shell_gate("gate"))),
     }
 }
@@ -126,13 +145,18 @@ async fn until_running(marks: &Marks, number: usize) {
     eventually("the task to run", async || (marks.count(&name) == 1).then_some(())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// On one thread, because only that is in the test's own node.
+#[tokio::test]
 async fn five_hundred_mixed_tasks() {
+    let world = enter();
     let mut stand = Stand::start().await;
     let options = Options {
         cpus: CPUS,
         coordinator_toml: "max_timeout = '1h'\n".to_owned(),
-        agent_toml: "[images]\npull = 'never'\n".to_owned(),
+        agent_toml: format!(
+            "[images]\npull = 'never'\n{}",
+            world.as_ref().map_or(String::new(), |_| egress())
+        ),
         ..Options::default()
     };
     let mut cluster = stand.cluster(&options).await;
@@ -173,9 +197,11 @@ async fn five_hundred_mixed_tasks() {
             cluster.start_agent(&[]);
         }
     }
-    for number in numbers(Kind::LosesShim) {
-        until_running(&marks, number).await;
-        kill_shim(&ids[number]);
+    for (kind, program) in [(Kind::LosesShim, "containerd-shim"), (Kind::LosesKeeper, "teamster-keeper")] {
+        for number in numbers(kind) {
+            until_running(&marks, number).await;
+            kill_beside(&ids[number], program);
+        }
     }
     for (number, id) in ids.iter().enumerate() {
         let task = cluster.client.wait(id).await;
@@ -191,17 +217,31 @@ async fn five_hundred_mixed_tasks() {
     assert_eq!(after, before, "what is left over");
 }
 
-/// SIGKILL to the shim of the only container of this task.
-fn kill_shim(id: &str) {
+/// A node of the test's own with a network, unless the machine cannot do what egress needs.
+fn enter() -> Option<World> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    if let Some(reason) = world::lacks() {
+        assert!(!skip::must_run_everything(), "{reason}");
+        skip::skipped("what tasks with a network leave behind", &reason);
+        return None;
+    }
+    let world = World::enter();
+    world::forward();
+    Some(world)
+}
+
+/// SIGKILL to the only process of this program beside the container of this task.
+fn kill_beside(id: &str, program: &str) {
     let processes = procfs::process::all_processes().unwrap().filter_map(Result::ok);
-    let shims = processes.filter(|process| {
+    let found = processes.filter(|process| {
         let words = process.cmdline().unwrap_or_default();
-        words.first().is_some_and(|word| word.contains("containerd-shim"))
-            && words.iter().any(|word| word.contains(id))
+        words.first().is_some_and(|word| word.contains(program)) && words.iter().any(|word| word.contains(id))
     });
-    let shims: Vec<_> = shims.map(|process| Pid::from_raw(process.pid)).collect();
-    assert_eq!(shims.len(), 1, "{id}");
-    kill(shims[0], Signal::SIGKILL).unwrap();
+    let found: Vec<_> = found.map(|process| Pid::from_raw(process.pid)).collect();
+    assert_eq!(found.len(), 1, "{program} of {id}");
+    kill(found[0], Signal::SIGKILL).unwrap();
 }
 
 fn check(number: usize, task: &Value, cluster: &Cluster, marks: &Marks) {
@@ -216,6 +256,10 @@ fn check(number: usize, task: &Value, cluster: &Cluster, marks: &Marks) {
             assert!(log["system_logs"].to_string().contains("out of memory"), "{task:#}");
         }
         Kind::OutOfTime => assert_eq!(log["metadata"]["reason"], "TIME_LIMIT", "{task:#}"),
+        Kind::Egress => {
+            let links = log["logs"][0]["stdout"].as_str().unwrap();
+            assert_eq!(links == "eth0\nlo\n", world::lacks().is_none(), "{task:#}");
+        }
         Kind::NoImage => assert_eq!(log["metadata"]["reason"], "IMAGE_NOT_FOUND", "{task:#}"),
         Kind::WithFiles => {
             let copied = cluster.shared().join(format!("out/t{number}/b"));
