@@ -65,9 +65,10 @@ pub(crate) async fn open_lease(
     }
 }
 
-/// Gives up a lease; what nothing else holds is gone when this returns.
-pub(crate) async fn close_lease(link: &Link, lease: String) -> Result<(), RuntimeError> {
-    let request = call(DeleteRequest { id: lease, sync: true }, SLOW);
+/// Gives up a lease. What nothing else holds is gone when this returns, or with `later` some time after: a
+/// collection of garbage takes the longer the more containerd has.
+pub(crate) async fn close_lease(link: &Link, lease: String, later: bool) -> Result<(), RuntimeError> {
+    let request = call(DeleteRequest { id: lease, sync: !later }, SLOW);
     or_missing(link.client().leases().delete(request).await)
         .map(drop)
         .map_err(|status| failure("remove a lease", &status))

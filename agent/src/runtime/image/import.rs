@@ -71,7 +71,7 @@ pub async fn import(
     let work = move || runtime.block_on(import_all(&import_link, &import_lease, archive));
     let result = tokio::task::spawn_blocking(work).await.map_err(io::Error::from);
     // Whatever no image record holds goes with the lease.
-    let closed = close_lease(&link, lease).await;
+    let closed = close_lease(&link, lease, false).await;
     let imported = result??;
     closed?;
     Ok(imported)

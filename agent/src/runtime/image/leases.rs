@@ -63,7 +63,7 @@ impl Leases {
         }
         loop {
             let Some(lease) = self.left().last().cloned() else { return Ok(()) };
-            close_lease(&self.link, lease.clone()).await?;
+            close_lease(&self.link, lease.clone(), false).await?;
             self.left().retain(|other| *other != lease);
             tracing::debug!(lease, "given up, with what nothing else holds");
         }
@@ -91,8 +91,17 @@ impl Held {
     }
 
     /// Gives it up; what nothing else holds is gone when this returns.
-    pub(super) async fn close(mut self) -> Result<(), RuntimeError> {
-        close_lease(&self.leases.link, self.lease.clone()).await?;
+    pub(super) async fn close(self) -> Result<(), RuntimeError> {
+        self.close_with(false).await
+    }
+
+    /// Gives it up where something else holds all that it did.
+    pub(super) async fn close_unneeded(self) -> Result<(), RuntimeError> {
+        self.close_with(true).await
+    }
+
+    async fn close_with(mut self, later: bool) -> Result<(), RuntimeError> {
+        close_lease(&self.leases.link, self.lease.clone(), later).await?;
         self.is_closed = true;
         Ok(())
     }

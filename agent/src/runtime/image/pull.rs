@@ -56,6 +56,14 @@ pub(super) struct Pull {
     pub(super) leases: Arc<Leases>,
 }
 
+/// A pull that ended well.
+struct Done {
+    digest: String,
+    from: String,
+    /// Its name stood for nothing before.
+    is_new: bool,
+}
+
 /// A document of the registry, by the digest of its bytes.
 struct Verified {
     content: Vec<u8>,
@@ -84,12 +92,16 @@ impl Pull {
         let lease = self.leases.open("pull").await?;
         let deadline = self.settings.pull_timeout;
         let whole = tokio::time::timeout(deadline.0, self.run_under(lease.name())).await;
-        // Whatever no image record holds goes with the lease.
-        let closed = lease.close().await;
+        // Whatever no image record holds goes with the lease. After a pull that ended well nothing does, unless the
+        // name stood for another image before.
+        let closed = match &whole {
+            Ok(Ok(done)) if done.is_new => lease.close_unneeded().await,
+            _ => lease.close().await,
+        };
         let in_time = whole.unwrap_or_else(|_| {
             Err(self.passing(format!("it took longer than {deadline} (images.pull_timeout)")))
         });
-        let (digest, from) =
+        let Done { digest, from, .. } =
             in_time.inspect_err(|error| tracing::warn!(image = name, %error, "not pulled"))?;
         closed?;
         let (fetched_bytes, present_bytes) = (self.progress.fetched_bytes(), self.progress.present_bytes());
@@ -98,7 +110,7 @@ impl Pull {
         Ok(pulled)
     }
 
-    async fn run_under(&self, lease: &str) -> Result<(String, String), RuntimeError> {
+    async fn run_under(&self, lease: &str) -> Result<Done, RuntimeError> {
         let source = Source {
             link: self.link.clone(),
             lease: lease.to_owned(),
@@ -109,8 +121,7 @@ impl Pull {
         };
         let (documents, registry) = self.documents(&source).await?;
         let opened = self.configuration(&source, &documents).await?;
-        self.layers(&source, &opened).await?;
-        self.keep(lease, &documents).await?;
+        tokio::try_join!(self.layers(&source, &opened), self.keep(lease, &documents))?;
         tie_together(&self.link, &documents.top.digest, &opened).await?;
         let target = Descriptor {
             media_type: documents.top.media_type.clone(),
@@ -120,8 +131,8 @@ impl Pull {
         };
         let mut labels = HashMap::from([(PULLED_LABEL.to_owned(), registry.host().to_owned())]);
         labels.extend(self.credentials.clone().map(|shown| (CREDENTIALS_LABEL.to_owned(), shown)));
-        publish(&self.link, &self.name.whole(), target, labels).await?;
-        Ok((documents.top.digest, registry.host().to_owned()))
+        let is_new = publish(&self.link, &self.name.whole(), target, labels).await?;
+        Ok(Done { digest: documents.top.digest, from: registry.host().to_owned(), is_new })
     }
 
     /// Index and manifest, checked against the digests that name them.
@@ -191,13 +202,12 @@ impl Pull {
     /// Sees that there is room for what is missing and for what it becomes, before it is fetched: a disk that
     /// fills up hurts everybody.
     async fn check_room(&self, manifest: &ImageManifest) -> Result<(), RuntimeError> {
-        let mut missing = 0_u64;
-        for layer in manifest.layers() {
-            if !has_blob(&self.link, layer.digest().as_ref()).await? {
-                missing = missing.saturating_add(layer.size());
-            }
-        }
-        let root = disk::snapshot_root(&self.link).await?;
+        let missing = manifest.layers().iter().map(async |layer| {
+            let is_here = has_blob(&self.link, layer.digest().as_ref()).await?;
+            Ok(if is_here { 0 } else { layer.size() })
+        });
+        let (missing, root) = tokio::try_join!(try_join_all(missing), disk::snapshot_root(&self.link))?;
+        let missing = missing.into_iter().fold(0_u64, u64::saturating_add);
         // Where containerd's directory cannot be seen from here, its disk cannot be looked at either.
         let Ok(disk) = disk::look(&root).await else { return Ok(()) };
         let needed = missing.saturating_mul(ROOM_FACTOR);

@@ -203,13 +203,13 @@ pub(super) async fn set_label(
     link.client().images().update(call(request, QUICK)).await.map(drop)
 }
 
-/// Makes the name stand for the image; from here on it can be used.
+/// Makes the name stand for the image; from here on it can be used. Tells whether it stood for nothing before.
 pub(super) async fn publish(
     link: &Link,
     name: &str,
     target: Descriptor,
     labels: HashMap<String, String>,
-) -> Result<(), RuntimeError> {
+) -> Result<bool, RuntimeError> {
     let record = Record { name: name.to_owned(), target: Some(target), labels, ..Record::default() };
     let mut images = link.client().images();
     let request = CreateImageRequest { image: Some(record.clone()), ..CreateImageRequest::default() };
@@ -220,5 +220,5 @@ pub(super) async fn publish(
         let updated = images.update(call(request, QUICK)).await;
         updated.map_err(|status| failure("rename the image", &status))?;
     }
-    Ok(())
+    Ok(created.is_some())
 }
