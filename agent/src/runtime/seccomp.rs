@@ -2,6 +2,8 @@
 //! from the node, so that an upgrade of containerd cannot open what was closed. Calls that are allowed only
 //! with some arguments stand here.
 
+use std::sync::LazyLock;
+
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
     LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
@@ -31,6 +33,11 @@ const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 
 /// The profile for tasks on this machine: native calls only, everything that is not named fails with EPERM.
 pub(super) fn profile() -> LinuxSeccomp {
+    static PROFILE: LazyLock<LinuxSeccomp> = LazyLock::new(make);
+    PROFILE.clone()
+}
+
+fn make() -> LinuxSeccomp {
     let mut syscalls = vec![
         rule(&ALLOWED.lines().collect::<Vec<_>>(), LinuxSeccompAction::ScmpActAllow, None, Vec::new()),
         // ENOSYS and not EPERM: C libraries then use `clone`, whose flags a filter can see.

@@ -38,10 +38,14 @@ pub(super) fn prepare(
     pins: Vec<Pin>,
 ) -> Result<Vec<Pin>, StageError> {
     let failed = |error: io::Error| StageError::Node(format!("make private directories: {error}"));
-    for own in [dir.scratch(), dir.binds(), dir.private(), dir.logs()] {
+    for own in [dir.scratch(), dir.private(), dir.logs()] {
         make_own(&own).map_err(failed)?;
     }
     make_scratch(&dir.scratch(), identity, directories).map_err(failed)?;
+    if pins.is_empty() {
+        return Ok(pins);
+    }
+    make_own(&dir.binds()).map_err(failed)?;
     let binds = dir.binds().canonicalize().map_err(failed)?;
     let attached = mounted_below(&binds).map_err(failed)?;
     for pin in &pins {
@@ -101,11 +105,15 @@ pub(super) fn release(dir: &AttemptDir) -> Result<(), StageError> {
     };
     let _lock = wait_for_children(&lock_file(dir)).map_err(failed)?;
     let binds = root.join("binds");
-    for mounted in mounted_below(&binds).map_err(failed)?.iter().rev() {
-        mount::detach(mounted).map_err(failed)?;
+    let mut mounted = mounted_below(&root).map_err(failed)?;
+    if !mounted.is_empty() {
+        for pinned in mounted.iter().filter(|at| at.starts_with(&binds)).rev() {
+            mount::detach(pinned).map_err(failed)?;
+        }
+        mounted = mounted_below(&root).map_err(failed)?;
     }
     // The check that keeps shared storage from being deleted through a mount that is still there.
-    if let Some(mounted) = mounted_below(&root).map_err(failed)?.first() {
+    if let Some(mounted) = mounted.first() {
         return Err(StageError::Node(format!("clean up: {} is still mounted", mounted.display())));
     }
     remove_mount_points(&binds).map_err(failed)?;
@@ -216,7 +224,7 @@ mod tests {
         let dir = attempt(data.path());
         prepare(&dir, own_identity(), &[], Vec::new()).unwrap();
         let precious = dir.binds().join("0/precious");
-        std::fs::create_dir(dir.binds().join("0")).unwrap();
+        std::fs::create_dir_all(dir.binds().join("0")).unwrap();
         std::fs::write(&precious, "x").unwrap();
         assert!(release(&dir).is_err());
         assert!(precious.exists());

@@ -22,7 +22,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Kills everything in the attempt's cgroup and removes it. One that is gone is fine.
 pub(in crate::runtime) fn release(id: AttemptId) -> Result<(), CgroupError> {
-    let places: Vec<PathBuf> = Hierarchies::detect()?.iter().map(|place| place.attempt(id)).collect();
+    let hierarchies = Hierarchies::detect()?;
+    let places = hierarchies.iter().map(|place| place.attempt(id));
+    // The kernel removes only what is empty, and mostly all of them are by now.
+    let places: Vec<PathBuf> = places.filter(|place| !is_removed(place)).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
     kill(&places)?;
     let deadline = Instant::now() + DEADLINE;
     places.iter().try_for_each(|place| remove(place, deadline))
@@ -35,10 +41,23 @@ pub(in crate::runtime) fn members(id: AttemptId) -> Vec<i32> {
     all.into_iter().collect()
 }
 
-/// Whether no process is left in the attempt's cgroup.
+/// Whether the directory went at once, with those of containers in it, which are named after their executors.
+fn is_removed(place: &Path) -> bool {
+    let went = |place: &Path| match fs::remove_dir(place) {
+        Ok(()) => Some(true),
+        Err(error) => (error.kind() == ErrorKind::NotFound).then_some(false),
+    };
+    let containers = (0_u32..).map(|executor| went(&place.join(executor.to_string())));
+    containers.take_while(|went| *went != Some(false)).all(|went| went.is_some()) && went(place).is_some()
+}
+
+/// Whether no process is left in the attempt's cgroup. Every process is somewhere in each hierarchy, and those of a
+/// container begin in its place in all of them, which only root can change; so one hierarchy tells, and it is the
+/// one that counts processes.
 pub(in crate::runtime) fn is_empty(id: AttemptId) -> Result<bool, CgroupError> {
     let hierarchies = Hierarchies::detect()?;
-    Ok(hierarchies.iter().all(|place| processes(&place.attempt(id)).is_empty()))
+    let place = hierarchies.of_controller("pids").ok_or(CgroupError::NoController("pids"))?;
+    Ok(processes(&place.attempt(id)).is_empty())
 }
 
 fn kill(places: &[PathBuf]) -> Result<(), CgroupError> {
