@@ -1,4 +1,4 @@
-//! Builds the two programs for their one use: static, small, and ending at once where others would unwind.
+//! Builds the small programs for their one use: static, small, and ending at once where others would unwind.
 //! Cargo cannot do that for a part of a workspace, so it is called again, with the same lock file and a target
 //! directory of its own.
 
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PROGRAMS: [&str; 2] = ["teamster-init", "teamster-keeper"];
+const PROGRAMS: [&str; 4] = ["teamster-init", "teamster-keeper", "teamster-shim", "teamster-runc"];
 
 /// No loader in a container's image is to be relied on, and what needs no relocation starts faster.
 const FLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static";

@@ -1,6 +1,6 @@
-//! The two programs that run beside tasks, put on this node's disk: below the data directory, in a place named
-//! after their content, so that what running containers use is never overwritten by an upgrade. It starts
-//! nothing but the check that they can be started.
+//! The small programs around tasks, put on this node's disk: below the data directory, in a place named after
+//! their content, so that what running containers use is never overwritten by an upgrade. It starts nothing but
+//! the check that they can be started.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -16,7 +16,11 @@ pub(super) const INIT: &str = "teamster-init";
 /// Name of the one outside.
 const KEEPER: &str = "teamster-keeper";
 
-/// The two programs on this node's disk, and the data directory that they were made for.
+/// Names of those that containerd and its shim start in place of the shim program and of runc.
+const SHIM: &str = "teamster-shim";
+const RUNC: &str = "teamster-runc";
+
+/// The programs on this node's disk, and the data directory that they were made for.
 #[derive(Debug, Clone)]
 pub struct Programs {
     data_dir: PathBuf,
@@ -56,8 +60,11 @@ fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Pro
 impl Programs {
     /// Puts them below the data directory, unless they are there, and sees that they can be started.
     pub fn install(data_dir: &Path) -> Result<Self, ProgramsError> {
-        let content =
-            Sha256::new().chain_update(teamster_programs::INIT).chain_update(teamster_programs::KEEPER);
+        let content = Sha256::new()
+            .chain_update(teamster_programs::INIT)
+            .chain_update(teamster_programs::KEEPER)
+            .chain_update(teamster_programs::SHIM)
+            .chain_update(teamster_programs::RUNC);
         let name: String = content.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let top = data_dir.join("programs");
         let programs = Self { data_dir: data_dir.to_owned(), directory: top.join(name) };
@@ -81,6 +88,8 @@ impl Programs {
         // Not readable, so that the kernel keeps even its memory from the task, which is the same user.
         write(&new.join("inside").join(INIT), teamster_programs::INIT, 0o711)?;
         write(&new.join(KEEPER), teamster_programs::KEEPER, 0o700)?;
+        write(&new.join(SHIM), teamster_programs::SHIM, 0o700)?;
+        write(&new.join(RUNC), teamster_programs::RUNC, 0o700)?;
         match fs::rename(&new, &self.directory) {
             // Another has made it meanwhile; what the content names is the same.
             Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
@@ -127,6 +136,16 @@ impl Programs {
     /// The program outside.
     pub(super) fn keeper(&self) -> PathBuf {
         self.directory.join(KEEPER)
+    }
+
+    /// What containerd starts as its shim program.
+    pub(super) fn shim(&self) -> PathBuf {
+        self.directory.join(SHIM)
+    }
+
+    /// What a shim starts as runc.
+    pub(super) fn runc(&self) -> PathBuf {
+        self.directory.join(RUNC)
     }
 
     /// The agent's data directory.

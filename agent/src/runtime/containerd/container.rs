@@ -2,7 +2,7 @@
 //! have been done by an agent that was killed right after it, so each takes what is already there.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
@@ -25,12 +25,6 @@ use crate::runtime::sandbox::{self, SandboxError};
 use crate::runtime::{
     ContainerId, ContainerSpec, ContainerState, Identity, Programs, RuntimeError, Signal, cgroup,
 };
-
-/// The shim that runs our containers.
-const RUNTIME: &str = "io.containerd.runc.v2";
-
-/// Where crun keeps its state: beside runc's, and gone with the next boot like that.
-const CRUN_STATE: &str = "/run/containerd/crun";
 
 /// Says which attempt a container, or its snapshot, was made for.
 pub(super) const ATTEMPT_LABEL: &str = "teamster/attempt";
@@ -59,18 +53,14 @@ struct RuncOptions {
 }
 
 impl RuncOptions {
-    fn new(identity: Identity, runtime: OciRuntime) -> Self {
+    fn new(identity: Identity, runtime: OciRuntime, programs: &Programs) -> Self {
         let (binary_name, root) = match runtime {
-            OciRuntime::Runc => ("", ""),
+            // It leaves to runc whatever makes or confines a container.
+            OciRuntime::Runc => (text(&programs.runc()), ""),
             // The two keep different things under the same names.
-            OciRuntime::Crun => (runtime.program(), CRUN_STATE),
+            OciRuntime::Crun => (runtime.program().to_owned(), teamster_init::CRUN_STATE),
         };
-        Self {
-            io_uid: identity.uid,
-            io_gid: identity.gid,
-            binary_name: binary_name.to_owned(),
-            root: root.to_owned(),
-        }
+        Self { io_uid: identity.uid, io_gid: identity.gid, binary_name, root: root.to_owned() }
     }
 }
 
@@ -115,8 +105,10 @@ impl Containerd {
         let Some(mounts) = self.prepare_snapshot(spec).await? else { return Ok(Made::Before) };
         self.enclose_snapshot(spec.id, &mounts).await;
         let document = self.confine(spec, &mounts, programs).await?;
-        let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime));
-        if self.record(spec, document, &options).await? == Made::Before {
+        let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime, programs));
+        // The shim is containerd's own, only that it is not started three times for each container.
+        let runtime = RuntimeName { name: text(&programs.shim()), options: Some(options.clone()) };
+        if self.record(spec, document, runtime).await? == Made::Before {
             return Ok(Made::Before);
         }
         let streams = keeping::address(spec, &programs.keeper());
@@ -196,13 +188,18 @@ impl Containerd {
         Ok(Any { type_url: SPEC_TYPE.to_owned(), value })
     }
 
-    async fn record(&self, spec: &ContainerSpec, document: Any, options: &Any) -> Result<Made, RuntimeError> {
+    async fn record(
+        &self,
+        spec: &ContainerSpec,
+        document: Any,
+        runtime: RuntimeName,
+    ) -> Result<Made, RuntimeError> {
         let container = Container {
             id: spec.id.to_string(),
             // Nothing of the image's own labels comes in here: containerd obeys some labels.
             labels: HashMap::from([(ATTEMPT_LABEL.to_owned(), spec.id.attempt.to_string())]),
             image: spec.image.name.clone(),
-            runtime: Some(RuntimeName { name: RUNTIME.to_owned(), options: Some(options.clone()) }),
+            runtime: Some(runtime),
             spec: Some(document),
             snapshotter: SNAPSHOTTER.to_owned(),
             snapshot_key: spec.id.to_string(),
@@ -278,6 +275,11 @@ impl Containerd {
             .map(drop)
             .map_err(|status| failure("signal the task", &status))
     }
+}
+
+/// A path for containerd, whose messages hold text. The data directory's is text: the configuration is.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// The directories that make up a snapshot, topmost first, the writable one among them.
