@@ -13,10 +13,23 @@ use containerd_client::services::v1::{
     GetContainerRequest, StartRequest, WaitRequest,
 };
 use containerd_client::{Client, with_namespace};
+use prost::Message;
 use serde_json::{Value, json};
 use tonic::Request;
 
 const NAMESPACE: &str = "teamster";
+
+/// containerd's own shim, which is what a client gets that says nothing else.
+const SHIM: &str = "io.containerd.runc.v2";
+
+/// What Teamster tells the shim beside which program stands in for runc.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RuncOptions {
+    #[prost(uint32, tag = "4")]
+    io_uid: u32,
+    #[prost(uint32, tag = "5")]
+    io_gid: u32,
+}
 
 /// Makes containers like one that Teamster made.
 #[derive(Clone)]
@@ -36,7 +49,12 @@ impl BareClient {
         let client = Client::from_path(socket).await?;
         let id = format!("{task}-1-0");
         let request = with_namespace!(GetContainerRequest { id }, NAMESPACE);
-        let model = client.containers().get(request).await?.into_inner().container.context("a container")?;
+        let answer = client.containers().get(request).await?.into_inner();
+        let mut model = answer.container.context("a container")?;
+        let runtime = model.runtime.as_mut().context("a runtime")?;
+        SHIM.clone_into(&mut runtime.name);
+        let options = runtime.options.as_mut().context("its options")?;
+        options.value = RuncOptions::decode(options.value.as_slice())?.encode_to_vec();
         let request =
             StatSnapshotRequest { snapshotter: model.snapshotter.clone(), key: model.snapshot_key.clone() };
         let stat = client.snapshots().stat(with_namespace!(request, NAMESPACE)).await?.into_inner();

@@ -116,6 +116,8 @@ fn meter(stand: &Stand, cluster: &Cluster, programs: &Path) -> Result<Meter> {
     let files: Vec<(PathBuf, &str)> = vec![
         (programs.join("containerd-shim-runc-v2"), "shim"),
         (programs.join("runc"), "runc"),
+        (beside.join("teamster-shim"), "shim"),
+        (beside.join("teamster-runc"), "runc"),
         (beside.join("teamster-keeper"), "keeper"),
         (beside.join("inside/teamster-init"), "in the container"),
         (teamster(), "staging"),
