@@ -35,6 +35,8 @@ pub struct Config {
     pub containerd: PathBuf,
     /// The program that makes containers under containerd's shim.
     pub runtime: OciRuntime,
+    /// Whether small programs of our own do those steps of a container that need no more than a few system calls.
+    pub stand_ins: bool,
     /// How long a task has between SIGTERM and SIGKILL.
     pub grace_period: Period,
     /// How long whole logs are kept on this node after a task has ended; zero keeps none.
@@ -143,6 +145,7 @@ impl Default for Config {
             node_id: None,
             containerd: "/run/containerd/containerd.sock".into(),
             runtime: OciRuntime::Runc,
+            stand_ins: true,
             grace_period: Period(Duration::from_secs(10)),
             log_retention: Period(Duration::from_secs(24 * 60 * 60)),
             disk_floor: ByteCount(1 << 30),

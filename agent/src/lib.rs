@@ -106,6 +106,7 @@ impl Tools {
             .with_programs(programs)
             .with_host_network(config.network.host)
             .with_oci_runtime(config.runtime)
+            .with_stand_ins(config.stand_ins)
             .with_quotas(quotas);
         let runtime = match way_out {
             WayOut::Open(egress) => runtime.with_egress(egress),

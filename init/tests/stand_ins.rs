@@ -1,6 +1,8 @@
 //! The programs that stand in for containerd's shim program and for runc do what is theirs, and leave everything
 //! else to those: here scripts that say what they were asked.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

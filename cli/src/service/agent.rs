@@ -39,6 +39,9 @@ pub(crate) struct AgentArgs {
     /// The program that makes containers: runc or crun
     #[arg(long, env = "TEAMSTER_RUNTIME", value_name = "PROGRAM")]
     runtime: Option<OciRuntime>,
+    /// Whether small programs stand in for most starts of containerd's shim program and runc
+    #[arg(long, env = "TEAMSTER_STAND_INS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    stand_ins: Option<bool>,
     /// How long a task has between SIGTERM and SIGKILL
     #[arg(long, env = "TEAMSTER_GRACE_PERIOD", value_name = "TIME")]
     grace_period: Option<Period>,
@@ -121,6 +124,7 @@ impl AgentArgs {
             config.node_id => self.node_id.clone().map(Some),
             config.containerd => self.containerd.clone(),
             config.runtime => self.runtime,
+            config.stand_ins => self.stand_ins,
             config.grace_period => self.grace_period,
             config.log_retention => self.log_retention,
             config.disk_floor => self.disk_floor,

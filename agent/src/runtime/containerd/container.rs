@@ -26,6 +26,9 @@ use crate::runtime::{
     ContainerId, ContainerSpec, ContainerState, Identity, Programs, RuntimeError, Signal, cgroup,
 };
 
+/// What containerd calls its own shim program.
+const RUNTIME: &str = "io.containerd.runc.v2";
+
 /// Says which attempt a container, or its snapshot, was made for.
 pub(super) const ATTEMPT_LABEL: &str = "teamster/attempt";
 
@@ -53,10 +56,10 @@ struct RuncOptions {
 }
 
 impl RuncOptions {
-    fn new(identity: Identity, runtime: OciRuntime, programs: &Programs) -> Self {
+    fn new(identity: Identity, runtime: OciRuntime, stand_in: Option<&Path>) -> Self {
         let (binary_name, root) = match runtime {
             // It leaves to runc whatever makes or confines a container.
-            OciRuntime::Runc => (text(&programs.runc()), ""),
+            OciRuntime::Runc => (stand_in.map(text).unwrap_or_default(), ""),
             // The two keep different things under the same names.
             OciRuntime::Crun => (runtime.program().to_owned(), teamster_init::CRUN_STATE),
         };
@@ -105,9 +108,12 @@ impl Containerd {
         let Some(mounts) = self.prepare_snapshot(spec).await? else { return Ok(Made::Before) };
         self.enclose_snapshot(spec.id, &mounts).await;
         let document = self.confine(spec, &mounts, programs).await?;
-        let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime, programs));
         // The shim is containerd's own, only that it is not started three times for each container.
-        let runtime = RuntimeName { name: text(&programs.shim()), options: Some(options.clone()) };
+        let stand_ins = self.has_stand_ins.then(|| (programs.shim(), programs.runc()));
+        let (shim, runc) = stand_ins.as_ref().map(|(shim, runc)| (shim.as_path(), runc.as_path())).unzip();
+        let options = to_any(&RuncOptions::new(spec.identity, self.oci_runtime, runc));
+        let name = shim.map_or_else(|| RUNTIME.to_owned(), text);
+        let runtime = RuntimeName { name, options: Some(options.clone()) };
         if self.record(spec, document, runtime).await? == Made::Before {
             return Ok(Made::Before);
         }

@@ -42,6 +42,7 @@ pub struct Containerd {
     lacks: Vec<String>,
     programs: Option<Programs>,
     oci_runtime: OciRuntime,
+    has_stand_ins: bool,
     quotas: Arc<Quotas>,
     /// Leases that an earlier version made, as far as they were seen.
     old_leases: Mutex<BTreeSet<ContainerId>>,
@@ -67,6 +68,7 @@ impl Containerd {
             lacks: Vec::new(),
             programs: None,
             oci_runtime: OciRuntime::default(),
+            has_stand_ins: true,
             quotas: Arc::default(),
             old_leases: Mutex::default(),
         }
@@ -76,6 +78,12 @@ impl Containerd {
     /// what made them.
     pub fn with_oci_runtime(self, oci_runtime: OciRuntime) -> Self {
         Self { oci_runtime, ..self }
+    }
+
+    /// The same, where `false` has containerd's own programs do every step of containers that are made from now on, and
+    /// `true`, as it is otherwise, ours do those that are a matter of a few system calls.
+    pub fn with_stand_ins(self, has_stand_ins: bool) -> Self {
+        Self { has_stand_ins, ..self }
     }
 
     /// The same, with what containers write under the hard limits of their attempts.
