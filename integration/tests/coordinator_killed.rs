@@ -24,14 +24,14 @@ async fn twenty_run_and_twenty_wait() {
     // A started container becomes its command a moment later: its mark says that it has.
     let has_begun = |number: &usize| marks.count(&format!("t{number}")) == 1;
     eventually("20 commands to run", async || ((0..40).filter(has_begun).count() == 20).then_some(())).await;
-    let running_before = pids_of_tasks();
+    let running_before = pids_of_tasks(&cluster);
     assert_eq!(running_before.len(), 20);
 
     cluster.kill_coordinator();
     tokio::time::sleep(Duration::from_millis(500)).await;
     cluster.start_coordinator();
     cluster.wait_ready().await;
-    assert_eq!(pids_of_tasks(), running_before, "the tasks that ran are the very same processes");
+    assert_eq!(pids_of_tasks(&cluster), running_before, "the tasks that ran are the very same processes");
     marks.open_gate("gate");
 
     for (number, id) in ids.iter().enumerate() {
@@ -42,9 +42,10 @@ async fn twenty_run_and_twenty_wait() {
     }
 }
 
-/// First processes of containers that hold the gate's script: those whose parent is a shim. A child that the
-/// shell has forked and that has not yet become `sleep` has the same command line, and is not meant.
-fn pids_of_tasks() -> BTreeSet<i32> {
+/// First processes of containers that hold the script of this cluster's gate: those whose parent is a shim. A child
+/// that the shell has forked and that has not yet become `sleep` has the same command line, and is not meant.
+fn pids_of_tasks(cluster: &Cluster) -> BTreeSet<i32> {
+    let gate = cluster.shared().join("marks/gate").display().to_string();
     let processes: Vec<_> = procfs::process::all_processes().unwrap().filter_map(Result::ok).collect();
     let command = |process: &procfs::process::Process| process.cmdline().unwrap_or_default();
     let shims: BTreeSet<i32> = processes
@@ -54,7 +55,7 @@ fn pids_of_tasks() -> BTreeSet<i32> {
         .collect();
     processes
         .iter()
-        .filter(|process| command(process).iter().any(|word| word.contains("marks/gate")))
+        .filter(|process| command(process).iter().any(|word| word.contains(&gate)))
         .filter(|process| process.stat().is_ok_and(|stat| shims.contains(&stat.ppid)))
         .map(|process| process.pid)
         .collect()
