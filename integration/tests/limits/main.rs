@@ -274,6 +274,17 @@ async fn what_a_task_used_is_told() {
     if guest::is_inside() {
         // Version 1 counts no write that the kernel does later, and newer kernels count none there at all.
         assert!(figure("io_write_bytes") >= Some(8_388_608.0), "{metadata:#}");
+        assert!(figure("io_read_bytes") < Some(8_388_608.0), "{metadata:#}");
+        // What is in memory is not read again.
+        fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+        let reader = shell_task("reader", &[format!("cat {0}/x {0}/x | wc -c", place.display())]);
+        let task = cluster.client.wait(&cluster.client.submit(&reader).await).await;
+        let metadata = &task["logs"][0]["metadata"];
+        let figure = |key: &str| metadata[key].as_str().map(|text| text.parse::<f64>().unwrap());
+        assert_eq!(task["logs"][0]["logs"][0]["stdout"], "16777216\n", "{task:#}");
+        let once = Some(8_388_608.0)..Some(16_777_216.0);
+        assert!(once.contains(&figure("io_read_bytes")), "the second time it is in memory: {metadata:#}");
+        assert!(figure("io_write_bytes") < Some(1_048_576.0), "{metadata:#}");
     }
 }
 
