@@ -18,19 +18,12 @@ pub(crate) const PIECE_BYTES: usize = 1 << 20;
 /// Messages on their way: one is being sent while the next is being filled.
 const PIECES_IN_FLIGHT: usize = 2;
 
-/// Pieces that containerd has not said to have. It writes one while the next come, and what is lost when it dies
-/// with them is soon fetched again.
-const UNANSWERED_MAX: u32 = 4;
-
 /// An upload that is open.
 pub(crate) struct Upload {
     name: String,
     digest: String,
     size_bytes: u64,
-    /// Behind the last piece that was sent.
     offset: u64,
-    /// How many messages have had no answer yet.
-    unanswered: u32,
     sender: mpsc::Sender<WriteContentRequest>,
     answers: Streaming<WriteContentResponse>,
 }
@@ -63,7 +56,7 @@ impl Upload {
         let first = first.ok_or_else(|| Status::unknown("containerd does not say what it has"))?;
         let offset = u64::try_from(first.offset).unwrap_or_default();
         let digest = digest.to_owned();
-        Ok(Some(Self { name, digest, size_bytes, offset, unanswered: 0, sender, answers }))
+        Ok(Some(Self { name, digest, size_bytes, offset, sender, answers }))
     }
 
     /// The same name for the same blob, so that whoever comes next finds what is there.
@@ -71,33 +64,24 @@ impl Upload {
         format!("pull-{digest}")
     }
 
-    /// How much the store had when this was opened, and what was sent since.
+    /// How much the store has.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Sends the next piece, of at most [`PIECE_BYTES`]. One at offset 0 replaces what was there. That containerd
-    /// could not write an earlier one may be said now, or when this is committed.
+    /// Writes the next piece, of at most [`PIECE_BYTES`]. One at offset 0 replaces what was there.
     pub(crate) async fn write(&mut self, offset: u64, piece: Vec<u8>) -> Result<(), Status> {
         let length = piece.len() as u64;
         self.send(WriteAction::Write, offset, piece).await?;
+        self.answer().await?;
         self.offset = offset + length;
-        while self.unanswered > UNANSWERED_MAX {
-            self.answer().await?;
-        }
         Ok(())
     }
 
     /// Says that this was all. It fails when the digest is another one than was promised.
     pub(crate) async fn commit(mut self) -> Result<(), Status> {
-        let committed = async {
-            self.send(WriteAction::Commit, self.offset, Vec::new()).await?;
-            while self.unanswered > 0 {
-                self.answer().await?;
-            }
-            Ok(())
-        };
-        match committed.await {
+        self.send(WriteAction::Commit, self.offset, Vec::new()).await?;
+        match self.answer().await {
             Err(status) if !is_there(&status) => Err(status),
             _ => Ok(()),
         }
@@ -114,21 +98,15 @@ impl Upload {
         let message = message(&self.name, &self.digest, self.size_bytes, action, offset, data);
         if self.sender.send(message).await.is_err() {
             // Whoever received has given up, and its last answer says why.
-            loop {
-                self.answer().await?;
-            }
+            self.answer().await?;
+            return Err(Status::unavailable("containerd broke an upload off"));
         }
-        self.unanswered += 1;
         Ok(())
     }
 
-    /// Takes the next answer. There are never more of them than messages.
     async fn answer(&mut self) -> Result<(), Status> {
         match self.answers.message().await? {
-            Some(_) => {
-                self.unanswered = self.unanswered.saturating_sub(1);
-                Ok(())
-            }
+            Some(_) => Ok(()),
             None => Err(Status::unavailable("containerd broke an upload off")),
         }
     }
