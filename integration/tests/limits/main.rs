@@ -8,6 +8,7 @@ mod quota;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use teamster_integration::cluster::{Cluster, Marks, Options, eventually, shell_task};
@@ -28,6 +29,8 @@ fn options() -> Options {
 #[test]
 fn the_same_limits_hold_on_cgroup_version_two_alone() {
     let Some(guest) = Guest::prepare() else { return };
+    // All of it takes a minute or two there, and ten where others need the processors as well.
+    let guest = guest.deadline(Duration::from_secs(30 * 60));
     guest.run_own_tests(&["bombs_end", "the_cpu_limit", "what_a_task_used", "quota::"], &[]);
 }
 
