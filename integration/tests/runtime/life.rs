@@ -285,7 +285,7 @@ async fn it_connects_when_containerd_comes_up() {
     stand.containerd.restart();
     let versions = early.versions().await.unwrap();
     let names: Vec<&str> = versions.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["containerd", "runc", "kernel", "cgroup"]);
+    assert_eq!(names, ["containerd", "runc", "kernel", "cgroup", "disk"]);
     assert!(["v1", "v2", "hybrid"].contains(&versions[3].1.as_str()), "{versions:?}");
     assert!(
         versions[..3].iter().all(|(_, version)| version.starts_with(|first: char| first.is_ascii_digit()))
