@@ -122,7 +122,9 @@ fn a_file_system_holds_what_it_is_told() {
         shell("rmdir \"$1/own\"", &[&dir(2).scratch()]);
         let usage = quotas.usage(id(1)).unwrap().unwrap();
         assert!(usage.files == 2 && usage.bytes >= filled && usage.bytes <= limits.bytes, "{usage:?}");
-        soon("the other one to have only its own", || quotas.usage(id(2)).unwrap().unwrap().files == 1);
+        soon(&disk, "the other one to have only its own", || {
+            quotas.usage(id(2)).unwrap().unwrap().files == 1
+        });
         let projects = disk.projects();
         assert!(projects.len() == 2 && projects[0][2] == 4096 && projects[0][4] == 10, "{projects:?}");
 
@@ -133,7 +135,7 @@ fn a_file_system_holds_what_it_is_told() {
         quotas.adopt(&data, [id(1), id(2)]);
         assert_eq!((quotas.usage(id(1)).unwrap().unwrap().files, quotas.usage(id(2)).is_none()), (2, true));
         // xfs counts what was deleted a moment later.
-        soon("a limit without files to be nobody's", || {
+        soon(&disk, "a limit without files to be nobody's", || {
             quotas.sweep();
             disk.projects().len() == 1
         });
@@ -141,7 +143,7 @@ fn a_file_system_holds_what_it_is_told() {
         assert_eq!(disk.projects()[0][2], 8192, "who owns the directory has the project");
         fs::remove_dir_all(dir(1).scratch()).unwrap();
         quotas.release(id(1)).unwrap();
-        soon("nothing to be left", || disk.projects().is_empty());
+        soon(&disk, "nothing to be left", || disk.projects().is_empty());
 
         // An operator's own limit on all of it goes on to count.
         shell("chattr +P -p 17 \"$1\"", &[&data]);
@@ -151,10 +153,15 @@ fn a_file_system_holds_what_it_is_told() {
     }
 }
 
-fn soon(what: &str, is_so: impl Fn() -> bool) {
+fn soon(disk: &Disk, what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited in vain for {what}: {:?} on {:?}",
+            disk.projects(),
+            disk.0
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
