@@ -235,9 +235,10 @@ async fn the_cpu_limit_is_hard_and_holds_over_all_processes() {
     // Three processes that would take three CPUs; together they may have a fifth of one.
     let spin = "for i in 1 2 3; do timeout 3 sh -c 'while :; do :; done' & done; wait; exit 0";
     let [run_seconds, cpu_time_ms] = figures(spin).await;
-    // Never more than the quota, however long it took; one period may have begun before. Without a limit three
-    // seconds of one CPU would be the least.
-    let most_ms = 0.2 * run_seconds * 1000.0 + before_ms + 100.0;
+    // Never more than the quota, however long it took; some periods may have begun before, and what the runtime does
+    // takes longer at one time than at another, above all on a guest that has to share its processor. Without a limit
+    // three seconds of one CPU would be the least, and what the runtime does would come on top.
+    let most_ms = 0.2 * run_seconds * 1000.0 + 2.0 * before_ms + 200.0;
     assert!(cpu_time_ms <= most_ms, "{cpu_time_ms} ms in {run_seconds} s; {before_ms} ms before");
 }
 

@@ -61,10 +61,12 @@ impl Disk {
         let output = shell("xfs_quota -f -x -c 'report -p -n -N -b -i' \"$1\"", &[&self.0]);
         let text = String::from_utf8(output.stdout).unwrap();
         let project = |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
+            // Times of grace stand in brackets, and are one word or two.
+            let parts = line.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest));
+            let words: Vec<&str> = parts.flat_map(str::split_whitespace).collect();
             let number = |index: usize| words.get(index)?.trim_start_matches('#').parse().ok();
-            // Between the numbers of space and those of files stand warnings and a grace period.
-            Some([number(0)?, number(1)?, number(3)?, number(6)?, number(8)?])
+            // After the numbers of space, as after those of files, stands how often somebody was warned.
+            Some([number(0)?, number(1)?, number(3)?, number(5)?, number(7)?])
         };
         let is_used = |project: &[u64; 5]| project[0] != 0 && project[1..] != [0; 4];
         text.lines().filter_map(project).filter(is_used).collect()

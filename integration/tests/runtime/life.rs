@@ -14,26 +14,27 @@ use teamster_integration::containerd::attempt_cgroups;
 use crate::stand::Stand;
 
 impl Stand {
+    /// What `ctr` says of what is ours.
+    fn ctr(&self, words: &[&str]) -> String {
+        let mut ctr = std::process::Command::new("ctr");
+        ctr.arg("--address").arg(self.containerd.socket()).args(["--namespace", "teamster"]).args(words);
+        let output = ctr.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Whether containerd has nothing of ours but images.
     pub(crate) async fn runtime_is_empty(&self) -> bool {
-        let count = |kind: &str, words: &[&str]| {
-            let output = std::process::Command::new("ctr")
-                .arg("--address")
-                .arg(self.containerd.socket())
-                .args(["--namespace", "teamster"])
-                .args(words)
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{kind}: {output:?}");
-            let text = String::from_utf8(output.stdout).unwrap();
+        let count = |words: &[&str]| {
+            let text = self.ctr(words);
             // Snapshots of images are committed, those of containers are not.
             text.lines().filter(|line| !line.is_empty() && !line.contains("Committed")).count()
         };
         let left = [
-            count("containers", &["containers", "list", "--quiet"]),
-            count("tasks", &["tasks", "list", "--quiet"]),
-            count("leases", &["leases", "list", "--quiet"]),
-            count("snapshots", &["snapshots", "list"]) - 1,
+            count(&["containers", "list", "--quiet"]),
+            count(&["tasks", "list", "--quiet"]),
+            count(&["leases", "list", "--quiet"]),
+            count(&["snapshots", "list"]) - 1,
         ];
         left == [0; 4] && self.containerd.mounts().is_empty() && self.containerd.shims().is_empty()
     }
@@ -274,6 +275,25 @@ async fn an_end_before_the_command_is_no_exit_code() {
     assert_eq!(fs::read_to_string(&spec.stdout).unwrap(), "");
     stand.remove(&spec).await;
     stand.assert_nothing_left(&spec).await;
+}
+
+/// Both kinds may be on a node at once: the operator's word counts for containers that are made after it.
+#[tokio::test]
+async fn a_container_is_the_same_with_stand_ins_and_without() {
+    let Some(stand) = Stand::new().await else { return };
+    let programs = Programs::install(stand.home.path()).unwrap();
+    let plain = Containerd::connect(&stand.containerd.socket()).with_programs(programs).with_stand_ins(false);
+    for (runtime, made_by) in [(&stand.runtime, "teamster-shim\""), (&plain, "\"io.containerd.runc.v2\"")] {
+        let spec = stand.shell("exit 3").await;
+        runtime.prepare_attempt(spec.id.attempt, &spec.limits).await.unwrap();
+        runtime.create(&spec).await.unwrap();
+        let info = stand.ctr(&["containers", "info", &spec.id.to_string()]);
+        assert!(info.contains(made_by), "{info}");
+        runtime.start(spec.id).await.unwrap();
+        assert_eq!(stand.wait(&spec).await.unwrap().code, 3);
+        stand.remove(&spec).await;
+        stand.assert_nothing_left(&spec).await;
+    }
 }
 
 #[tokio::test]
