@@ -109,7 +109,7 @@ impl Run {
                     if makes == MAKES_MAX {
                         return Err(error.into());
                     }
-                    tracing::warn!(attempt = %self.id(), executor, %error, "making it again");
+                    tracing::warn!(attempt = %self.id(), executor, %error, "a container that ran nothing is made again");
                 }
                 Err(error) => return Err(error.into()),
             }

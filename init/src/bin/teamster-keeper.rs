@@ -119,7 +119,7 @@ impl Keeper {
             stream.spool.finish();
         }
         self.record.complete = true;
-        self.write_record();
+        let _ = self.write_record();
     }
 
     /// Waits for something and does it.
@@ -187,7 +187,7 @@ impl Keeper {
     fn end_lease(&mut self) {
         // On record first: the end of the container must not be taken for anything else.
         self.record.lease_ended = true;
-        self.write_record();
+        let _ = self.write_record();
         if let Some(process) = &self.process {
             // It is pid 1 of its namespace: the kernel kills the rest with it.
             let _ = pidfd_send_signal(process, RawSignal::KILL);
@@ -210,7 +210,7 @@ impl Keeper {
                     Ok(count) if count > 0 => {
                         self.record.status = Status::parse(&String::from_utf8_lossy(&text[..count]));
                         self.record.at_unix_nanos = unix_nanos();
-                        self.write_record();
+                        let _ = self.write_record();
                         let _ = talk.write_all(&[GO]);
                         Init::Here(talk)
                     }
@@ -228,19 +228,23 @@ impl Keeper {
         self.process = rustix::net::sockopt::socket_peercred(&talk)
             .and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()))
             .ok();
-        // On record before init may go on: a container of which it is not there has run nothing.
+        // On record before init may go on, or it may not: a container of which it is not there counts as one that has
+        // run nothing, and is made again.
         self.record.met = true;
-        self.write_record();
+        if self.write_record().is_err() {
+            self.record.met = false;
+            return Init::Gone;
+        }
         // Whoever takes this is alive still, so the handle is of no other process.
         let is_met = talk.write_all(&[GO]).and_then(|()| talk.set_nonblocking(true));
         if is_met.is_ok() { Init::Here(talk) } else { Init::Gone }
     }
 
-    fn write_record(&mut self) {
+    fn write_record(&mut self) -> io::Result<()> {
         self.record.lost_bytes = [0, 1].map(|index: usize| self.streams[index].spool.lost_bytes());
         // The file is there in its full size. A disk that takes not even this is one on which nothing is
         // known of the task, and that is what its record then says.
-        let _ = self.record.write(&self.record_file);
+        self.record.write(&self.record_file)
     }
 }
 

@@ -125,17 +125,18 @@ impl Containerd {
         }
     }
 
-    /// Waits until the keeper has taken all that there is and ended. One that was killed has.
-    pub(super) async fn await_keeper(&self, id: ContainerId) {
-        let Some(path) = self.record_path(id) else { return };
+    /// Waits until the keeper has taken all that there is and ended, and says whether it has. One that was killed has.
+    pub(super) async fn await_keeper(&self, id: ContainerId) -> bool {
+        let Some(path) = self.record_path(id) else { return true };
         let deadline = Instant::now() + KEEPER_DEADLINE;
         while Record::is_kept(&path) {
             if Instant::now() > deadline {
                 tracing::warn!(container = %id, "the keeper of its streams does not end; their last part may be missing");
-                return;
+                return false;
             }
             tokio::time::sleep(PAUSE).await;
         }
+        true
     }
 }
 

@@ -82,15 +82,16 @@ impl Containerd {
             return keeping::corrected(id, self.told(id).await?, exit);
         }
         // containerd cleans up after a task that ended while it was down, and forgets how it ended.
-        self.await_keeper(id).await;
+        let is_certain = self.await_keeper(id).await;
         match self.told(id).await? {
             Told::Ended { status, at } => {
                 let exit = exit(id, status.code().into(), at);
                 keeping::corrected(id, Told::Ended { status, at }, exit)
             }
             Told::LeaseEnded => Err(RuntimeError::LeaseEnded(id)),
-            Told::NeverBegan => Err(RuntimeError::NeverBegan(id)),
-            Told::KeeperLost | Told::Nothing => Err(RuntimeError::NotFound(id)),
+            // To a keeper that is still there, init may come yet.
+            Told::NeverBegan if is_certain => Err(RuntimeError::NeverBegan(id)),
+            Told::NeverBegan | Told::KeeperLost | Told::Nothing => Err(RuntimeError::NotFound(id)),
         }
     }
 
